@@ -1,0 +1,207 @@
+"""Settings of the daemon (``gwstream.toml``), one section a stage.
+
+What belongs to a model (rate, window, hop, band, prior) is not here on purpose: it lives in ``model.toml`` alone, so a
+skew between training and serving cannot be written down.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from gwstream.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+class Detector(Section):
+    """Where one detector's strain comes from. ``state_channel`` empty: no state vector, data quality unknown."""
+
+    directory: Path | None = Field(None, description="frames: directory that receives GWF files")
+    files: tuple[Path, ...] = Field((), description="replay: files, in time order, of any format gwpy reads")
+    channel: str = Field("", description="strain channel; empty: the usual one of the detector")
+    state_channel: str | None = Field(None, description="state-vector channel; null: the usual one; '': none")
+    asd: str = Field("aLIGO_O4_high", description="simulated: name of a shipped amplitude spectral density")
+
+
+class SourceConfig(Section):
+    """Where strain comes from, and what is accepted."""
+
+    kind: Literal["frames", "replay", "simulated"] = "frames"
+    detectors: dict[str, Detector] = Field(min_length=1)
+    patience: float = Field(2.0, ge=0.1, le=60, description="s to wait for a missing frame before it is a gap")
+    state_mask: int = Field(3, ge=0, description="state-vector bits that must all be set")
+    accept_unknown_dq: bool = Field(False, description="accept strain without a state vector")
+    accept_unchecked: bool = Field(False, description="accept frames without a checksum")
+    speed: float = Field(1.0, ge=0, description="replay: times real time; 0: as fast as possible")
+    seed: int = Field(1, ge=0, description="simulated: seed of noise and injections")
+    rate: int = Field(4096, description="simulated: sample rate in Hz")
+    start: int = Field(1_400_000_000, description="simulated: GPS start in s")
+    duration: float = Field(0, ge=0, description="simulated: s of strain; 0: for ever")
+    injection_interval: float = Field(0, ge=0, description="simulated: s between injections; 0: none")
+    injection_file: Path | None = Field(None, description="simulated: JSON lines of injections")
+
+    @model_validator(mode="after")
+    def _complete(self) -> SourceConfig:
+        for name, detector in self.detectors.items():
+            if self.kind == "frames" and detector.directory is None:
+                raise ValueError(f"detectors.{name}.directory is missing, and source.kind is 'frames'")
+            if self.kind == "replay" and not detector.files:
+                raise ValueError(f"detectors.{name}.files is empty, and source.kind is 'replay'")
+        return self
+
+
+class BatchingConfig(Section):
+    """When windows become a batch: at ``size`` windows, or when the oldest is ``max_age`` seconds old."""
+
+    size: int = Field(16, ge=1, le=64)
+    max_age: float = Field(0.01, ge=0, le=1.0)
+
+
+class InferenceConfig(Section):
+    """Which model, on what engine, and when a window is worth a posterior."""
+
+    model: Path = Path("models/bbh-1det")
+    engine: Literal["auto", "torch"] = "auto"
+    gate_snr: float = Field(6.5, ge=0, description="matched-filter SNR a window must reach")
+    draws: int = Field(2000, ge=100, le=100_000)
+    latents: int = Field(1000, ge=10, le=20_000, description="components of the proposal's mixture")
+    threads: int = Field(1, ge=1, le=64)
+
+
+class SummaryConfig(Section):
+    """How windows of one signal become one event."""
+
+    cluster: float = Field(0.3, gt=0, le=5, description="s: coalescence times closer than this are one event")
+    short_history: float = Field(32.0, ge=0, description="s of PSD history below which a posterior is suspect")
+    low_ess: float = Field(100.0, ge=0, description="effective sample size below which a posterior is suspect")
+    low_residual_p: float = Field(1e-3, ge=0, le=1)
+    high_drift: float = Field(0.7, gt=0)
+
+
+class PublishConfig(Section):
+    """The broker and the topics."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(1883, ge=1, le=65535)
+    prefix: str = Field("gwstream", pattern=r"^[^#+/\s][^#+\s]*$")
+    instance: str = Field("gwstream", pattern=r"^[^#+/\s]+$")
+    username: str | None = None
+    password_file: Path | None = None
+    keepalive: int = Field(10, ge=2, le=600)
+    timeout: float = Field(2.0, gt=0, le=60)
+    expiry: int = Field(3600, ge=1, description="s a broker keeps a message for an absent subscriber")
+    queue: int = Field(10_000, ge=1, description="messages kept while the broker is away")
+    backoff: float = Field(5.0, gt=0, le=300, description="longest pause in s between two connection attempts")
+    every_window: bool = False
+
+
+class MetricsConfig(Section):
+    """The HTTP server: /metrics, /healthz, /readyz and the live page."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = Field(9480, ge=0, le=65535, description="0: any free port, printed at start")
+
+
+class ServiceConfig(Section):
+    """The process."""
+
+    drain: float = Field(5.0, ge=0, le=60, description="s to finish what was read when told to stop")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_json: bool = False
+
+
+class Config(Section):
+    """The whole of ``gwstream.toml``."""
+
+    source: SourceConfig
+    batching: BatchingConfig = BatchingConfig()
+    inference: InferenceConfig = InferenceConfig()
+    summary: SummaryConfig = SummaryConfig()
+    publish: PublishConfig = PublishConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    service: ServiceConfig = ServiceConfig()
+
+
+def read_toml(path: Path, error: type[Exception] = ConfigError) -> dict[str, Any]:
+    """The table in a TOML file; unreadable or malformed files raise ``error`` with the path and place."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise error(f"{path}: cannot be read: {problem}") from problem
+    except tomllib.TOMLDecodeError as problem:
+        raise error(f"{path}: not valid TOML: {problem}") from problem
+
+
+def load(path: Path) -> Config:
+    """Read and check ``gwstream.toml``; relative paths are taken from the file's own folder.
+
+    Raises `ConfigError` that names file, key, value, and what is allowed or was probably meant.
+    """
+    table = read_toml(path)
+    try:
+        config = Config.model_validate(table)
+    except ValidationError as problem:
+        raise ConfigError(explain(path, problem, Config)) from None
+    return _anchored(config, path.resolve().parent)
+
+
+def explain(path: Path, problem: ValidationError, root: type[BaseModel]) -> str:
+    """One line a mistake: file, key, what is wrong, and the nearest known key for an unknown one."""
+    lines = []
+    for error in problem.errors():
+        place = ".".join(str(part) for part in error["loc"]) or "(top level)"
+        if error["type"] == "extra_forbidden":
+            known = _known(root, error["loc"][:-1])
+            near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(known))}"
+            lines.append(f"{path}: unknown key '{place}'; {hint}")
+        elif error["type"] == "missing":
+            lines.append(f"{path}: '{place}' is missing")
+        else:
+            message = error["msg"].removeprefix("Value error, ")
+            given = "" if isinstance(error["input"], dict) else f" (given: {error['input']!r})"
+            lines.append(f"{path}: '{place}': {message}{given}")
+    return "\n".join(lines)
+
+
+def _known(root: type[BaseModel], parts: tuple[int | str, ...]) -> list[str]:
+    """The keys allowed at a place in the tree of sections."""
+    for part in parts:
+        field = root.model_fields.get(str(part))
+        if field is None:  # a name the user chose, such as a detector's: same section
+            continue
+        options = (field.annotation, *get_args(field.annotation))
+        found = [kind for kind in options if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if found:
+            root = found[0]
+    return list(root.model_fields)
+
+
+def _anchored(config: Config, folder: Path) -> Config:
+    """The same settings with relative paths made absolute against ``folder``."""
+
+    def fix(path: Path | None) -> Path | None:
+        return None if path is None else folder / path
+
+    detectors = {
+        name: d.model_copy(update={"directory": fix(d.directory), "files": tuple(folder / f for f in d.files)})
+        for name, d in config.source.detectors.items()
+    }
+    source = config.source.model_copy(
+        update={"detectors": detectors, "injection_file": fix(config.source.injection_file)}
+    )
+    inference = config.inference.model_copy(update={"model": fix(config.inference.model)})
+    publish = config.publish.model_copy(update={"password_file": fix(config.publish.password_file)})
+    return config.model_copy(update={"source": source, "inference": inference, "publish": publish})

@@ -1,0 +1,50 @@
+"""Everything gwstream raises on purpose.
+
+    GwstreamError
+    ├── ConfigError      a setting is wrong: says which key, its value, and what is allowed (exit 78)
+    ├── ModelError       a model folder is missing, broken, or does not match its conditioning (exit 65)
+    ├── SourceError      strain cannot be had: directory, file or channel (exit 66)
+    ├── EngineError      the network could not be run (exit 70)
+    └── PublishError     the broker refuses us for good (exit 69)
+
+Foreign errors are translated where they enter, with ``from``. The exit codes are those of ``sysexits.h``, so that
+systemd's ``RestartPreventExitStatus=`` can tell a wrong setting from a bad day.
+"""
+
+from __future__ import annotations
+
+
+class GwstreamError(Exception):
+    """Base of the tree; its text is fit to be shown to a user as it stands."""
+
+    exit_code = 70
+
+
+class ConfigError(GwstreamError):
+    """A setting is wrong."""
+
+    exit_code = 78
+
+
+class ModelError(GwstreamError):
+    """A model folder cannot be used."""
+
+    exit_code = 65
+
+
+class SourceError(GwstreamError):
+    """Strain cannot be had."""
+
+    exit_code = 66
+
+
+class EngineError(GwstreamError):
+    """The network could not be run."""
+
+    exit_code = 70
+
+
+class PublishError(GwstreamError):
+    """The broker refuses us for good."""
+
+    exit_code = 69

@@ -1,0 +1,57 @@
+"""Known signals for simulated strain, shadow streams and tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gwstream import waveforms
+from gwstream.errors import ConfigError
+from gwstream.records import NANO, Floats
+
+DURATION = 8.0
+BEFORE_END = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Injection:
+    """One signal in one detector: coalescence in GPS ns, masses in Msun, effective distance in Gpc, phase in rad."""
+
+    detector: str
+    gps_ns: int
+    mass_1: float
+    mass_2: float
+    effective_distance: float
+    phase: float
+
+    def strain(self, rate: int) -> tuple[int, Floats]:
+        """First sample (count since GPS 0 at ``rate``) and the strain, (8 s * rate,)."""
+        start = (self.gps_ns * rate) // NANO - round((DURATION - BEFORE_END) * rate)
+        time = (self.gps_ns * rate - start * NANO) / (NANO * rate)  # integers until the last division
+        x = np.array([self.mass_1, self.mass_2, self.effective_distance, time, self.phase])
+        return start, waveforms.time_domain(x, rate, duration=DURATION)
+
+
+def read(path: Path) -> tuple[Injection, ...]:
+    """Injections from a file of JSON lines with the fields of `Injection`. Raises `ConfigError` naming the line."""
+    found = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as problem:
+        raise ConfigError(f"{path}: cannot be read: {problem}") from problem
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                found.append(Injection(**json.loads(line)))
+            except (TypeError, ValueError) as problem:
+                raise ConfigError(f"{path}:{number}: not an injection: {problem}") from None
+    return tuple(found)
+
+
+def write(path: Path, injections: Iterable[Injection]) -> None:
+    """Write injections as JSON lines, readable by `read`."""
+    path.write_text("".join(json.dumps(asdict(one)) + "\n" for one in injections), encoding="utf-8")
