@@ -185,6 +185,40 @@ class Posterior:
         return self.trigger.window
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What subscribers are told of a posterior, and nothing that depends on when or how often it is sent.
+
+    ``posterior``: canonical JSON (sorted keys, no spaces), the message part whose ``sha256`` is stated in the message.
+    ``event``: for kind "event" the cluster's own fields, as a mapping fit for JSON; None for kind "posterior".
+    ``gps_ns``: median coalescence time.
+    """
+
+    kind: Literal["posterior", "event"]
+    detector: str
+    id: str
+    gps_ns: int
+    posterior: bytes
+    sha256: str
+    event: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A summary on its way to the broker, with the time at which each step before `publish` was left behind.
+
+    ``arrived``: ``time.monotonic_ns()`` at which the frame that completed the window became visible. ``marks``: pairs of
+    step ("source", "conditioning_queue", "conditioning", "batching", "inference_queue", "inference", "summary") and
+    the ``time.monotonic_ns()`` at its end, in order; each step lasts from the mark before it.
+    ``data_end_ns``: GPS ns of the last sample needed.
+    """
+
+    summary: Summary
+    arrived: int
+    marks: tuple[tuple[str, int], ...]
+    data_end_ns: int
+
+
 class Tally(Protocol):
     """How a stage says that it dropped, vetoed or degraded something; ``reason`` is one fixed word or phrase."""
 

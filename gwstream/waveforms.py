@@ -1,8 +1,8 @@
 """Non-spinning IMRPhenomD from lalsimulation, in the one-detector convention of gwstream.
 
 For one detector, an aligned (2, +-2) signal is ``h(f) = exp(2 i phase - 2 pi i f t) h0(f; m1, m2) / D`` with D the
-effective distance in Gpc, t the time of IMRPhenomD's t = 0 and h0 the face-on waveform at 1 Gpc whose phase at 70 Hz is zero.
-So ``phase`` is half the gravitational-wave phase of the 70-Hz component at coalescence, with period pi.
+effective distance in Gpc, t the time of IMRPhenomD's t = 0 and h0 the face-on waveform at 1 Gpc whose phase at 70 Hz
+is zero. So ``phase`` is half the gravitational-wave phase of the 70-Hz component at coalescence, with period pi.
 
 lalsimulation is imported at the first call: only training, injections and the building of a bank need it.
 """
