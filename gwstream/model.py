@@ -1,0 +1,143 @@
+"""What a model is: ``model.toml``, read by training and serving alike.
+
+Conditioning, prior and network are said here once. The hash of the conditioning travels with the weights, so that a
+network can only ever be served the windows it was trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from gwstream.config import Section, explain, read_toml
+from gwstream.errors import ModelError
+from gwstream.prior import Prior
+
+
+class ConditioningSpec(Section):
+    """From strain to windows. Frequencies in Hz, times in s, the rest in samples at ``rate``."""
+
+    rate: int = Field(256, ge=64, le=4096)
+    window: int = Field(256, ge=64)
+    hop: int = Field(16, ge=1)
+    pass_hz: float = Field(108.0, gt=0, description="the anti-alias filter is flat up to here")
+    stop_hz: float = Field(148.0, gt=0, description="and 80 dB down from here")
+    floor_hz: float = Field(18.0, gt=0, description="the stream is empty below")
+    taps: int = Field(512, ge=32, description="of the whitening filter; also the Welch segment")
+    update: int = Field(256, ge=1, description="samples between two PSDs; also the stride of Welch segments")
+    ready: float = Field(12.0, gt=0, description="clean seconds before the first window")
+    full: float = Field(64.0, gt=0, description="seconds the running median spans at most")
+
+    @model_validator(mode="after")
+    def _possible(self) -> ConditioningSpec:
+        if not self.pass_hz < self.rate / 2 < self.stop_hz < self.rate:
+            raise ValueError(
+                f"need pass_hz < rate / 2 < stop_hz < rate, got {self.pass_hz}, {self.rate / 2}, {self.stop_hz}"
+            )
+        if not self.floor_hz < self.pass_hz:
+            raise ValueError(f"floor_hz ({self.floor_hz}) must be below pass_hz ({self.pass_hz})")
+        if self.window % self.hop or self.rate % self.hop:
+            raise ValueError(f"hop ({self.hop}) must divide window ({self.window}) and rate ({self.rate})")
+        if not self.ready <= self.full:
+            raise ValueError(f"ready ({self.ready} s) must not exceed full ({self.full} s)")
+        return self
+
+    def hash(self) -> str:
+        """SHA-256 over the canonical JSON of these settings and the version of the code's recipe."""
+        body = json.dumps({"recipe": 1, **self.model_dump()}, sort_keys=True)
+        return hashlib.sha256(body.encode()).hexdigest()
+
+
+class PriorSpec(Section):
+    """Limits of the prior: Msun (detector frame), Gpc, seconds after the window's first sample."""
+
+    mass: tuple[float, float] = (20.0, 100.0)
+    min_ratio: float = 0.25
+    distance: tuple[float, float] = (0.1, 5.0)
+    time: tuple[float, float] = (0.65, 0.85)
+
+
+class BankSpec(Section):
+    """The template bank of gate and likelihood."""
+
+    components: int = Field(32, ge=4, le=128, description="complex singular vectors kept")
+    chirp_nodes: int = Field(161, ge=16)
+    ratio_nodes: int = Field(49, ge=8)
+    gate_chirp: int = Field(10, ge=2, description="gate templates along chirp mass")
+    gate_ratio: tuple[float, ...] = Field((0.4, 0.9), description="and mass ratio")
+
+
+class NetworkSpec(Section):
+    """Architecture of the proposal."""
+
+    kind: Literal["cvae"] = "cvae"
+    latent: int = Field(8, ge=1)
+    components: int = Field(8, ge=1, description="of the Gaussian mixture E1")
+    width: int = Field(384, ge=8)
+    depth: int = Field(3, ge=1)
+
+
+class TrainingSpec(Section):
+    """How the network is trained; everything is drawn on the fly from ``seed``."""
+
+    seed: int = 1
+    samples: int = Field(6_000_000, ge=1000)
+    batch: int = Field(512, ge=8)
+    rate: float = Field(1e-3, gt=0, description="peak learning rate")
+    warm_up: float = Field(0.05, ge=0, le=0.5, description="fraction of the steps with no KL term")
+    ramp: float = Field(0.25, ge=0, le=0.9, description="fraction over which the KL term comes in")
+    importance: int = Field(4, ge=1, description="IWAE draws in the last stretch")
+    importance_from: float = Field(0.5, ge=0, le=1)
+    max_snr: float = Field(40.0, gt=0, description="injections louder than this are left out")
+    whiteners: int = Field(192, ge=1, description="PSDs of the family held at a time")
+    refresh: float = Field(0.1, gt=0, le=1, description="fraction of the run after which the family is drawn anew")
+
+
+class ModelSpec(Section):
+    """The whole of ``model.toml``."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    version: str = "1"
+    description: str = ""
+    conditioning: ConditioningSpec = ConditioningSpec()
+    prior_: PriorSpec = Field(PriorSpec(), alias="prior")
+    bank: BankSpec = BankSpec()
+    network: NetworkSpec = NetworkSpec()
+    training: TrainingSpec = TrainingSpec()
+
+    @property
+    def prior(self) -> Prior:
+        return Prior(**self.prior_.model_dump())
+
+    @property
+    def rate(self) -> int:
+        return self.conditioning.rate
+
+    @property
+    def window(self) -> int:
+        return self.conditioning.window
+
+    @property
+    def hop(self) -> int:
+        return self.conditioning.hop
+
+    @model_validator(mode="after")
+    def _fits(self) -> ModelSpec:
+        length = self.window / self.rate
+        if self.prior.time[1] >= length:
+            raise ValueError(f"prior.time ends at {self.prior.time[1]} s, but a window is {length} s long")
+        return self
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """Read and check ``model.toml``; raises `ModelError` naming file, key and what is allowed."""
+    table: dict[str, Any] = read_toml(path, ModelError)
+    try:
+        return ModelSpec.model_validate(table)
+    except ValidationError as problem:
+        root: type[BaseModel] = ModelSpec
+        raise ModelError(explain(path, problem, root)) from None
