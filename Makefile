@@ -1,0 +1,74 @@
+# What people and CI run alike. `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL ?= models/bbh-1det
+DEMO ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format bench bench-hour bench-reference train validate clean system-packages
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "gwstream needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "Python's venv is missing; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/pip
+	@echo "Installing gwstream into $(VENV): once, and large, for PyTorch is."
+	$(BIN)/pip install --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/bin/pip
+	@echo "Installing gwstream and its tests into $(VENV): once, and large, for PyTorch is."
+	$(BIN)/pip install --editable '.[demo,test]'
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo ## GW150914 through the daemon, about a minute (options: make demo DEMO="--loop")
+	@$(BIN)/gwstream demo $(DEMO)
+
+test: $(VENV)/.test system-packages lint ## all checks and tests
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(VENV)/.test ## the tests that take minutes
+	$(BIN)/pytest -m slow
+
+lint: $(VENV)/.test ## style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test ## put the code into its form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# mosquitto lies in /usr/sbin, which is not on everybody's path
+system-packages:
+	@missing=""; for pair in mosquitto:mosquitto mosquitto_sub:mosquitto-clients chromium:chromium prometheus:prometheus; do \
+	  PATH="$$PATH:/usr/sbin" command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; done; \
+	if [ -n "$$missing" ]; then \
+	  echo "Tests that need these system packages are skipped. To have them: sudo apt-get install$$missing"; fi
+
+bench: $(VENV)/.test ## latency from a frame's rename to an event (6 minutes)
+	$(BIN)/python benchmarks/latency.py
+
+bench-hour: $(VENV)/.test ## an hour of simulated strain: recovery, noise events, memory
+	$(BIN)/python benchmarks/hour.py
+
+bench-reference: $(VENV)/.test ## real events against their exact posteriors (needs ../shared/data)
+	$(BIN)/python benchmarks/reference.py
+
+train: $(VENV)/.demo ## train models/bbh-1det (another: MODEL=folder), resuming where it stopped
+	$(BIN)/gwstream train $(MODEL)/model.toml --resume
+
+validate: $(VENV)/.demo ## measure models/bbh-1det (another: MODEL=folder) and write its report
+	$(BIN)/gwstream validate $(MODEL)
+
+clean: ## remove what was made, but not .venv
+	rm -rf build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
