@@ -1,0 +1,121 @@
+"""Settings: the annotated example is true, and mistakes are answered with what, where and what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from gwstream.config import Config, Detector, Section, load
+from gwstream.errors import ConfigError
+
+EXAMPLE = Path(__file__).parent.parent / "deploy" / "gwstream.toml"
+MINIMAL = '[source.detectors.H1]\ndirectory = "frames"\n'
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "gwstream.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(folder: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(write(folder, text))
+    return str(caught.value)
+
+
+def documented() -> dict[str, set[str]]:
+    """Keys the example names, set or commented out, by section."""
+    found: dict[str, set[str]] = {}
+    section = ""
+    for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
+        if header := re.match(r"\[([\w.]+)\]", line):
+            section = header[1]
+        elif key := re.match(r"#?\s*(\w+) = \S", line):
+            found.setdefault(section, set()).add(key[1])
+    return found
+
+
+def sections() -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, field in Config.model_fields.items():
+        assert isinstance(field.annotation, type)
+        assert issubclass(field.annotation, Section)
+        yield name, field.annotation
+
+
+def test_example_loads() -> None:
+    config = load(EXAMPLE)
+    assert set(config.source.detectors) == {"H1", "L1"}
+    assert config.inference.model == EXAMPLE.parent / "../models/bbh-1det"
+
+
+def test_example_names_every_setting() -> None:
+    keys = documented()
+    everywhere = set().union(*keys.values())
+    for name, section in sections():
+        wanted = set(section.model_fields) - {"detectors"}
+        assert wanted <= (everywhere if name == "source" else keys[name]), name
+    assert set(Detector.model_fields) <= everywhere
+
+
+def test_example_comments_show_the_defaults(tmp_path: Path) -> None:
+    text = EXAMPLE.read_text(encoding="utf-8")
+    optional = {"channel", "state_channel", "asd", "injection_file", "username", "password_file"}
+    kept = []
+    for line in text.splitlines():
+        commented = re.match(r"# (\w+) = \S", line)
+        kept.append(line[2:] if commented and commented[1] not in optional else line)
+    spoken = "\n".join(kept)
+    # the settings of a simulated source stand below the detectors in the example, and belong to [source]
+    moved = re.findall(r"^(?:speed|seed|rate|start|duration|injection_interval) = .*$", spoken, re.MULTILINE)
+    assert len(moved) == 6
+    for line in moved:
+        spoken = spoken.replace(line, "")
+    spoken = spoken.replace("[source]\n", "[source]\n" + "\n".join(moved) + "\n")
+    assert load(write(tmp_path, spoken)).model_dump(exclude={"inference": {"model"}}) == load(EXAMPLE).model_dump(
+        exclude={"inference": {"model"}}
+    )
+
+
+def test_relative_paths_start_from_the_file(tmp_path: Path) -> None:
+    config = load(write(tmp_path, MINIMAL + '[publish]\npassword_file = "secret"\n'))
+    assert config.source.detectors["H1"].directory == tmp_path / "frames"
+    assert config.inference.model == tmp_path / "models/bbh-1det"
+    assert config.publish.password_file == tmp_path / "secret"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (MINIMAL + "[inference]\ngate_srn = 8\n", ["inference.gate_srn", "did you mean 'gate_snr'?"]),
+        (MINIMAL + "[publisher]\n", ["publisher", "did you mean 'publish'?"]),
+        ('[source.detectors.H1]\ndirektory = "x"\n', ["source.detectors.H1.direktory", "did you mean 'directory'?"]),
+        (MINIMAL + "[batching]\nzzz = 1\n", ["batching.zzz", "known keys: max_age, size"]),
+        (MINIMAL + "[batching]\nsize = 65\n", ["batching.size", "64", "65"]),
+        (MINIMAL + '[service]\nlog_level = "loud"\n', ["service.log_level", "warning", "loud"]),
+        (MINIMAL + '[publish]\nprefix = "a/#"\n', ["publish.prefix"]),
+        ("[source.detectors.H1]\n", ["detectors.H1.directory is missing"]),
+        ('[source]\nkind = "replay"\n[source.detectors.L1]\n', ["detectors.L1.files is empty"]),
+        ("[source]\ndetectors = {}\n", ["source.detectors"]),
+        ("", ["source"]),
+        ("[source\n", ["not valid TOML", "line 1"]),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, said: list[str]) -> None:
+    message = refused(tmp_path, text)
+    for part in ["gwstream.toml", *said]:
+        assert part in message
+
+
+def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
+    message = refused(tmp_path, MINIMAL + "[batching]\nsize = 0\nage = 1\n[publish]\nport = 70000\n")
+    assert len(message.splitlines()) == 3
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.toml: no such file"):
+        load(tmp_path / "absent.toml")
