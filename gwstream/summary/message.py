@@ -192,8 +192,16 @@ def _waveform(posterior: Posterior) -> dict[str, Any]:
     wave = posterior.waveform
     bands = {"median": wave.median, "lower": wave.lower, "upper": wave.upper}
     return {"unit": "noise standard deviations", "probability": 0.9} | {
-        key: [number(round(value, 4)) for value in band.tolist()] for key, band in bands.items()
+        key: _samples(band) for key, band in bands.items()
     }
+
+
+def _samples(band: Floats) -> list[float | None]:
+    """To four decimals, in noise standard deviations; 256 of them are 2 kB."""
+    rounded = np.round(band, 4) + 0.0  # no -0.0
+    finite = bool(np.isfinite(rounded).all())
+    values: list[float] = rounded.tolist()
+    return list(values) if finite else [number(value) for value in values]
 
 
 def _psd(window: Window) -> dict[str, Any]:
