@@ -1,1 +1,55 @@
-"""Stage 1: strain from frames, recordings or simulation, as contiguous `Strain` and `Gap` records per detector."""
+"""Stage 1: strain from frames, recordings or simulation, as contiguous `Strain` and `Gap` records per detector.
+
+A gap is a record, never an absence; foreign errors end here. The detectors are independent: a silent one yields nothing
+and delays nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol, Self
+
+from gwstream.config import SourceConfig
+from gwstream.prior import Prior
+from gwstream.records import Gap, Strain, Tally, silent
+
+
+class Source(Protocol):
+    """Where strain comes from; an async context manager.
+
+    ``live``: data that do not wait (the flow may have to drop some); otherwise the source waits for who reads it.
+    ``simulated``: every record is marked so.
+    """
+
+    detectors: tuple[str, ...]
+    live: bool
+    simulated: bool
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *raised: object) -> None: ...
+
+    def stream(self, detector: str) -> AsyncIterator[Strain | Gap]:
+        """Records of one detector in order of time, each starting where the last ended; ends when the source does.
+
+        Records last one second at most (gaps may be longer) and end on whole GPS seconds where they can.
+        """
+        ...
+
+
+def open_source(config: SourceConfig, tally: Tally = silent, prior: Prior | None = None) -> Source:
+    """The source that ``config.kind`` names. ``prior``: what simulated injections are drawn from.
+
+    Raises `ConfigError` here, and `SourceError` on entering it, where a directory or file cannot be used.
+    """
+    if config.kind == "frames":
+        from gwstream.source.frames import Frames
+
+        return Frames(config, tally)
+    if config.kind == "replay":
+        from gwstream.source.replay import Replay
+
+        return Replay(config, tally)
+    from gwstream.source.simulated import Simulated
+
+    return Simulated(config, prior)

@@ -1,0 +1,141 @@
+"""Reads a GWF file (LIGO-T970130, version 8) from memory, after checking that it is whole.
+
+The check comes first because a damaged length inside a frame can send a parser into minutes of work, or gigabytes of
+memory: the end-of-file record must state the file's own length, and the POSIX checksum must hold.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import fastcrc
+import numpy as np
+from numpy.typing import NDArray
+
+MAGIC = b"IGWD\0"
+VERSION = 8
+LITTLE_ENDIAN = b"\x34\x12"
+HEADER = 40
+TRAILER = struct.Struct("<BBIIQQIII")
+"""Checksum type, class, instance, frames, bytes, seek to the contents, and the CRCs of header, structure and file."""
+TRAILER_LENGTH = TRAILER.size + 8  # a length field precedes it
+POSIX_CRC = 1
+MAX_FRAMES = 4096
+
+
+class FrameError(Exception):
+    """A frame cannot be used: ``reason`` is a fixed word, the text says more."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """Samples of one channel, (n,), of any real type; masked samples are NaN. ``start`` in GPS s, ``rate`` in Hz."""
+
+    name: str
+    start: float
+    rate: float
+    samples: NDArray[Any]
+
+
+def check(content: bytes, *, accept_unchecked: bool = False) -> int:
+    """The number of frames in a whole, undamaged file.
+
+    Raises `FrameError`: ``truncated``, ``corrupt``, ``unsupported`` (another version or byte order), or ``unchecked``
+    (written without a checksum, unless ``accept_unchecked``).
+    """
+    if not content.startswith(MAGIC[: len(content)]):
+        raise FrameError("corrupt", "does not start as a GWF file does")
+    if len(content) < HEADER + TRAILER_LENGTH:
+        raise FrameError("truncated", f"only {len(content)} bytes")
+    if content[5] != VERSION or content[12:14] != LITTLE_ENDIAN:
+        raise FrameError("unsupported", f"GWF version {content[5]}; only little-endian version {VERSION} is read")
+    kind, _, _, frames, length, _, _, _, crc = TRAILER.unpack_from(content, len(content) - TRAILER.size)
+    (own,) = struct.unpack_from("<Q", content, len(content) - TRAILER_LENGTH)
+    if length != len(content) or own != TRAILER_LENGTH:
+        raise FrameError("truncated", f"{len(content)} bytes do not end with a record of that length")
+    if kind == POSIX_CRC:
+        if posix_checksum(memoryview(content)[:-4]) != crc:
+            raise FrameError("corrupt", "the checksum does not hold")
+    elif kind != 0 or crc:
+        raise FrameError("corrupt", f"unknown checksum type {kind}")
+    elif not accept_unchecked:
+        raise FrameError("unchecked", "written without a checksum (source.accept_unchecked = true accepts it)")
+    if not 0 < frames <= MAX_FRAMES:
+        raise FrameError("corrupt", f"{frames} frames in one file")
+    return int(frames)
+
+
+def posix_checksum(body: bytes | memoryview) -> int:
+    """``cksum``: the CRC over the bytes and their number, least significant byte first."""
+    count = len(body)
+    return int(fastcrc.crc32.cksum(count.to_bytes((count.bit_length() + 7) // 8, "little"), fastcrc.crc32.cksum(body)))
+
+
+def read(content: bytes, frames: int, channels: tuple[str, ...]) -> dict[str, Channel]:
+    """The named ``channels`` over all ``frames`` of a checked file; names that are absent are left out.
+
+    Raises `FrameError`: ``corrupt`` (any complaint of the parser), or ``flagged`` (samples marked invalid).
+    """
+    parts = [_read_frame(content, index, channels) for index in range(frames)]
+    names = [name for name in channels if all(name in part for part in parts)]
+    return {name: _joined([part[name] for part in parts]) for name in names}
+
+
+def channel_names(content: bytes) -> list[str]:
+    """Every channel of the first frame. Raises `FrameError`."""
+    return list(_parse(content, 0, None))
+
+
+def _read_frame(content: bytes, index: int, channels: tuple[str, ...]) -> dict[str, Any]:
+    from gwframe.errors import ChannelNotFoundError
+
+    wanted = list(channels)
+    while wanted:
+        try:
+            return _parse(content, index, wanted)
+        except ChannelNotFoundError as problem:
+            wanted = [name for name in wanted if name != problem.channel]
+    return {}
+
+
+def _parse(content: bytes, index: int, channels: list[str] | None) -> dict[str, Any]:
+    import gwframe
+    from gwframe._core import VerifyException
+    from gwframe.errors import ChannelNotFoundError, InvalidDataError
+
+    try:
+        found: dict[str, Any] = gwframe.read_bytes(content, channels, index)
+    except ChannelNotFoundError:
+        raise
+    except InvalidDataError as problem:
+        raise FrameError("flagged", str(problem)) from problem
+    except (VerifyException, RuntimeError, ValueError, MemoryError, LookupError, OverflowError, TypeError) as problem:
+        raise FrameError("corrupt", f"cannot be parsed: {problem}") from problem
+    return found
+
+
+def _joined(parts: list[Any]) -> Channel:
+    first = parts[0]
+    arrays = list(_plain(parts))
+    for part, before in zip(parts[1:], parts, strict=False):
+        if part.sample_rate != first.sample_rate or abs(part.start - before.start - before.duration) > 1e-6:
+            raise FrameError("corrupt", f"{first.name}: the frames of the file do not follow each other")
+    samples = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    return Channel(str(first.name), float(first.start), float(first.sample_rate), samples)
+
+
+def _plain(parts: list[Any]) -> Iterator[NDArray[Any]]:
+    for part in parts:
+        array = part.array
+        if np.ma.isMaskedArray(array):
+            array = np.ma.filled(array.astype(np.float64), np.nan)
+        if array.ndim != 1:
+            raise FrameError("corrupt", f"{part.name}: {array.ndim} dimensions where 1 was expected")
+        yield array
