@@ -1,0 +1,273 @@
+"""The commands, each its arguments and its call. What a command needs is imported when it runs: ``--help`` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gwstream.config import Config
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+EXIT_CODES = """exit status:
+  0    done, or told to stop and drained
+  2    a wrong argument on the command line
+  65   the model is missing, broken, or does not match its conditioning
+  66   strain cannot be had: directory, file or channel
+  69   the broker cannot be reached, or refuses us
+  70   the daemon failed in operation: worth a restart
+  78   a setting is wrong
+  130  interrupted
+"""
+
+
+class HelpFormat(argparse.RawDescriptionHelpFormatter):
+    """Keeps examples as written, and a command with its help on one line."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+
+def add_all(commands: Commands) -> None:
+    """Every command, in the order of the help."""
+    for add in (_run, _demo, _replay, _simulate, _train, _validate, _check_config, _schema):
+        add(commands)
+
+
+def _command(
+    commands: Commands, name: str, call: Callable[[argparse.Namespace], int], text: str, examples: str
+) -> argparse.ArgumentParser:
+    """A subcommand whose help ends with examples."""
+    command = commands.add_parser(
+        name,
+        help=text.split(". ")[0].removesuffix("."),
+        description=text,
+        epilog="examples:\n" + examples + "\n" + EXIT_CODES,
+        formatter_class=HelpFormat,
+    )
+    command.set_defaults(call=call)
+    command.add_argument("--debug", action="store_true", help="show tracebacks and log everything")
+    return command
+
+
+def _run(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "run",
+        _call_run,
+        "Run the daemon. SIGTERM or Ctrl-C lets it finish what it has read; a second one ends it at once.",
+        "  gwstream run /etc/gwstream/gwstream.toml\n",
+    )
+    command.add_argument("config", type=Path, metavar="CONFIG", help="settings, such as deploy/gwstream.toml")
+
+
+def _call_run(args: argparse.Namespace) -> int:
+    from gwstream import daemon
+    from gwstream.config import load
+
+    return daemon.run(_spoken(load(args.config), args))
+
+
+def _spoken(config: Config, args: argparse.Namespace) -> Config:
+    """``--debug`` and ``log_level = "debug"`` mean the same."""
+    args.debug = args.debug or config.service.log_level == "debug"
+    if not args.debug:
+        return config
+    return config.model_copy(update={"service": config.service.model_copy(update={"log_level": "debug"})})
+
+
+def _demo(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "demo",
+        _call_demo,
+        "See it work on GW150914. Plays the recording as live frames to a daemon with a broker of its own, prints each"
+        "\nposterior as it arrives, and leaves two pictures a detector. Needs: pip install 'gwstream[demo]'.",
+        "  gwstream demo\n  gwstream demo --loop          until Ctrl-C\n",
+    )
+    command.add_argument("--loop", action="store_true", help="play the recording again and again, GPS going on")
+    command.add_argument("--speed", type=_positive, default=1.0, help="times real time (default: %(default)g)")
+    command.add_argument(
+        "--output", type=Path, default=Path("demo-output"), help="folder for pictures and log (default: %(default)s)"
+    )
+
+
+def _call_demo(args: argparse.Namespace) -> int:
+    from gwstream import demo
+
+    return demo.run(args.output, speed=args.speed, loop=args.loop)
+
+
+def _replay(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "replay",
+        _call_replay,
+        "Put recorded strain through the daemon. Reads any file gwpy reads, in time order.",
+        "  gwstream replay H-H1_GWOSC_4KHZ_R1-1126259447-32.hdf5 L-L1_GWOSC_4KHZ_R1-1126259447-32.hdf5\n"
+        "  gwstream replay day/*.gwf --detector H1 --channel H1:GDS-CALIB_STRAIN_CLEAN --broker localhost:1883\n",
+    )
+    command.add_argument("files", type=Path, nargs="+", metavar="FILE", help="strain, in time order")
+    command.add_argument("--detector", help="of all files (default: from each file's name, H-H1_...: H1)")
+    command.add_argument("--channel", default="", help="strain channel of GWF files (default: the usual one)")
+    _stream_options(command)
+
+
+def _call_replay(args: argparse.Namespace) -> int:
+    from gwstream import daemon
+
+    config = daemon.replay_config(args.files, detector=args.detector, channel=args.channel, **_stream(args))
+    return daemon.run(_spoken(config, args), print_messages=args.broker is None)
+
+
+def _simulate(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "simulate",
+        _call_simulate,
+        "Put made-up strain through the daemon. Gaussian noise and signals; all messages are marked simulated.",
+        "  gwstream simulate --duration 600 --interval 30 | grep gwstream.event\n"
+        "  gwstream simulate --detectors H1 L1 --duration 0 --speed 1 --broker localhost:1883\n",
+    )
+    command.add_argument("--detectors", nargs="+", default=["H1"], metavar="D", help="(default: H1)")
+    command.add_argument("--duration", type=_seconds, default=600.0, help="of strain; 0: for ever (default: 10m)")
+    command.add_argument("--interval", type=_seconds, default=0.0, help="between injections; 0: none (default: 0)")
+    command.add_argument("--injections", type=Path, metavar="FILE", help="JSON lines of injections")
+    command.add_argument("--seed", type=int, default=1, help="of noise and injections (default: %(default)s)")
+    command.add_argument("--rate", type=int, default=4096, help="sample rate in Hz (default: %(default)s)")
+    command.add_argument("--asd", default="aLIGO_O4_high", help="shipped noise spectrum (default: %(default)s)")
+    _stream_options(command)
+
+
+def _call_simulate(args: argparse.Namespace) -> int:
+    from gwstream import daemon
+
+    source = {
+        "seed": args.seed,
+        "rate": args.rate,
+        "duration": args.duration,
+        "injection_interval": args.interval,
+        "injection_file": args.injections and args.injections.resolve(),
+    }
+    config = daemon.simulated_config(args.detectors, args.asd, source, **_stream(args))
+    return daemon.run(_spoken(config, args), print_messages=args.broker is None)
+
+
+def _stream_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", type=Path, help="model folder (default: the shipped models/bbh-1det)")
+    command.add_argument("--gate-snr", type=float, default=6.5, metavar="SNR", help="(default: %(default)s)")
+    command.add_argument(
+        "--speed", type=float, default=0.0, help="times real time; 0: as fast as possible (default: %(default)g)"
+    )
+    to = command.add_mutually_exclusive_group()
+    to.add_argument("--broker", metavar="HOST[:PORT]", help="publish to this MQTT broker")
+    to.add_argument("--json", action="store_true", help="print messages as JSON lines (default without --broker)")
+
+
+def _stream(args: argparse.Namespace) -> dict[str, object]:
+    return {"model": args.model, "gate_snr": args.gate_snr, "speed": args.speed, "broker": args.broker}
+
+
+def _train(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "train",
+        _call_train,
+        "Train a model by its model.toml. Checkpoints as it goes; the weights are written beside the recipe.",
+        "  gwstream train models/bbh-1det/model.toml\n"
+        "  gwstream train models/bbh-1det/model.toml --budget 30m --resume\n",
+    )
+    command.add_argument("recipe", type=Path, metavar="MODEL.toml", help="conditioning, prior, network and training")
+    command.add_argument(
+        "--output", type=Path, metavar="DIR", help="for weights and log (default: the recipe's folder)"
+    )
+    command.add_argument("--budget", type=_seconds, help="stop after so long, as 90s, 30m or 1h30m (default: none)")
+    command.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    command.add_argument("--seed", type=int, help="instead of the recipe's")
+
+
+def _call_train(args: argparse.Namespace) -> int:
+    from gwstream.training.train import train
+
+    output = args.output or args.recipe.resolve().parent
+    train(args.recipe, output=output, budget=args.budget, resume=args.resume, seed=args.seed)
+    return 0
+
+
+def _validate(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "validate",
+        _call_validate,
+        "Measure a model on injections from its prior. Writes its report and pictures.",
+        "  gwstream validate models/bbh-1det --injections 1000\n",
+    )
+    command.add_argument("model", type=Path, metavar="MODEL", help="model folder")
+    command.add_argument("--injections", type=int, default=1000, help="(default: %(default)s)")
+    command.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
+    command.add_argument("--output", type=Path, metavar="DIR", help="for report and pictures (default: the model's)")
+
+
+def _call_validate(args: argparse.Namespace) -> int:
+    from gwstream.training.validate import validate
+
+    validate(args.model, injections=args.injections, seed=args.seed, output=args.output or args.model)
+    return 0
+
+
+def _check_config(commands: Commands) -> None:
+    command = _command(
+        commands,
+        "check-config",
+        _call_check_config,
+        "Say whether settings, model and directories are right. Starts nothing.",
+        "  gwstream check-config deploy/gwstream.toml\n",
+    )
+    command.add_argument("config", type=Path, metavar="CONFIG")
+
+
+def _call_check_config(args: argparse.Namespace) -> int:
+    from gwstream import daemon
+    from gwstream.config import load
+
+    daemon.check(args.config, _spoken(load(args.config), args))
+    return 0
+
+
+def _schema(commands: Commands) -> None:
+    text = "Print the JSON Schema of every message."
+    _command(commands, "schema", _call_schema, text, "  gwstream schema > gwstream.schema.json\n")
+
+
+def _call_schema(args: argparse.Namespace) -> int:
+    import json
+
+    from gwstream.summary import schema
+
+    print(json.dumps(schema(), indent=2))
+    return 0
+
+
+def _seconds(text: str) -> float:
+    """``90``, ``90s``, ``30m``, ``1h30m`` in seconds."""
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    if not text or match is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a duration; write it as 90s, 30m or 1h30m")
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return 3600.0 * hours + 60.0 * minutes + seconds
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above zero")
+    return value

@@ -1,0 +1,188 @@
+"""``gwstream demo``: the recording of GW150914 as live frames, through the daemon, to a subscriber and pictures.
+
+Broker, writer, daemon and subscriber are those of a real installation; the daemon runs as ``gwstream run`` in a process
+of its own. All of it stays on loopback and in a temporary directory, but for what is left in the output folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gwstream.config import Config, load
+from gwstream.demo import child, watch
+from gwstream.demo.watch import Message, Seen
+from gwstream.errors import GwstreamError
+from gwstream.records import NANO, Floats, Strain
+from gwstream.source import recording, writer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+GOOD = 3  # state vector: strain good, observing
+PAUSE = 1  # s marked as not observing between two rounds, so that the cut in the noise is not taken for strain
+QUIET = 1.5  # s without a message after which the daemon has said all
+KEPT = 60  # frames left in a directory, as the distribution unlinks old ones
+
+
+def run(output: Path, *, speed: float = 1.0, loop: bool = False) -> int:
+    """Play the recording and return the exit status.
+
+    ``speed`` times real time; ``loop``: again and again, until Ctrl-C. Log and pictures go to ``output``. Raises
+    `GwstreamError` when a part does not come up, and when nothing is found.
+    """
+    from rich.console import Console
+
+    output.mkdir(parents=True, exist_ok=True)
+    return asyncio.run(_Demo(output.resolve(), speed, loop, Console(highlight=False)).run())
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One second of the play: strain of each detector from GPS second ``gps``, with its state vector."""
+
+    gps: int
+    strain: dict[str, Floats]
+    state: int = GOOD
+
+
+def score(strains: dict[str, Strain], loop: bool) -> Iterator[Tick]:
+    """The recording in seconds; with ``loop`` for ever, GPS going on, a second of bad state between two rounds."""
+    pieces = {name: list(writer.split(strain)) for name, strain in strains.items()}
+    length = min(len(part) for part in pieces.values())
+    for turn in count() if loop else range(1):
+        shift = turn * (length + PAUSE)
+        for index in range(length):
+            gps = next(iter(pieces.values()))[index][0]
+            yield Tick(gps + shift, {name: part[index][1] for name, part in pieces.items()})
+        if loop:
+            silence = {name: np.zeros_like(part[0][1]) for name, part in pieces.items()}
+            yield Tick(gps + shift + 1, silence, state=0)
+
+
+@dataclass(slots=True)
+class _Demo:
+    output: Path
+    speed: float
+    loop: bool
+    console: Console
+    seen: Seen = field(default_factory=Seen)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> int:
+        from gwstream.broker import Broker
+        from gwstream.daemon import default_model
+
+        async with AsyncExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gwstream-demo-")))
+            stack.enter_context(_signals(self.stop))
+            broker = await stack.enter_async_context(Broker())
+            directories = {name: folder / name for name in recording.DETECTORS}
+            for directory in directories.values():
+                directory.mkdir()
+            page = child.free_port()
+            settings = child.Settings(
+                directories=directories, model=default_model(), broker_port=broker.port, http_port=page
+            )
+            config = folder / "gwstream.toml"
+            config.write_text(settings.toml(), encoding="utf-8")
+            log = self.output / "daemon.log"
+            process = await stack.enter_async_context(child.daemon(config, log, page))
+            self.console.print(f"daemon      gwstream run, its log in {log}")
+            self.console.print(f"broker      127.0.0.1:{broker.port}, MQTT v5; topics gwstream/#")
+            self.console.print(f"live page   [bold]http://127.0.0.1:{page}/[/bold]\n")
+            async with asyncio.TaskGroup() as group:
+                watcher = await watch.start(group, broker.port, self.console, self.seen)
+                await self._play(directories, lambda: child.check(process, log))
+                await watch.settled(self.seen, QUIET)
+                status = await child.stop(process)
+                watcher.cancel()
+            if status:
+                raise GwstreamError(f"the daemon ended with status {status}:\n{child.tail(log)}")
+            self._pictures(config)
+        return 130 if self.stop.is_set() and not self.loop else 0
+
+    async def _play(self, directories: dict[str, Path], check: Callable[[], None]) -> None:
+        """Write a frame of each detector a second, as the low-latency distribution does, under a progress bar."""
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        strains = {name: recording.read(name) for name in directories}
+        columns = (TextColumn("GW150914  GPS {task.fields[gps]}"), BarColumn(), TimeElapsedColumn())
+        written: deque[Path] = deque()
+        clock = asyncio.get_running_loop().time
+        with Progress(*columns, console=self.console, transient=True) as progress:
+            total = None if self.loop else seconds(strains)
+            task = progress.add_task("", total=total, gps="")
+            begin = clock()
+            for number, tick in enumerate(score(strains, self.loop), 1):
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self.stop.wait(), max(0.0, begin + number / self.speed - clock()))
+                if self.stop.is_set():
+                    return
+                check()
+                for name, samples in tick.strain.items():
+                    rate = strains[name].rate
+                    written.append(writer.write_frame(directories[name], name, tick.gps, samples, rate, tick.state))
+                while len(written) > KEPT * len(directories):
+                    written.popleft().unlink()
+                progress.update(task, completed=number, gps=tick.gps)
+
+    def _pictures(self, config: Path) -> None:
+        """Draw the event of each detector in the first round, from the draws behind its message."""
+        strains = {name: replace(recording.read(name), dq=GOOD) for name in recording.DETECTORS}
+        end = min(strain.gps_ns for strain in strains.values()) + seconds(strains) * NANO
+        best = {name: self.seen.best(name, end) for name in strains}
+        messages = [message for message in best.values() if message is not None]
+        missing = [name for name, message in best.items() if message is None]
+        if missing and not self.stop.is_set():
+            raise GwstreamError(f"GW150914 was not found in {' and '.join(missing)}; see {self.output / 'daemon.log'}")
+        if messages:
+            self.console.print("drawing the pictures, from the same draws computed again ...")
+            for path in draw(load(config), strains, messages, self.output):
+                self.console.print(f"picture     {path}", soft_wrap=True)
+
+
+def draw(config: Config, strains: dict[str, Strain], messages: list[Message], output: Path) -> list[Path]:
+    """Waveforms of all messages in one picture and a corner plot of each; their paths."""
+    from gwstream.demo import pictures, recompute
+
+    found = recompute.posteriors(config, strains, messages)
+    paths = [pictures.waveforms(found, "GW150914 in whitened strain", output / "GW150914-waveform.png")]
+    for posterior, message in zip(found, messages, strict=True):
+        name = posterior.window.detector
+        chirp = message["posterior"]["parameters"]["chirp_mass"]
+        title = (
+            f"GW150914 in {name}\nSNR {posterior.snr:.1f}\n"
+            f"chirp mass {chirp['median']:.1f} ({chirp['p5']:.1f} to {chirp['p95']:.1f}) M$_\\odot$\n"
+            f"GPS {message['posterior']['coalescence']['gps']:.4f}\n50 and 90 % regions"
+        )
+        paths.append(pictures.corner(posterior, title, output / f"GW150914-{name}-corner.png"))
+    return paths
+
+
+def seconds(strains: dict[str, Strain]) -> int:
+    """Whole seconds that all detectors have."""
+    return min(len(strain.samples) // strain.rate for strain in strains.values())
+
+
+@contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    """Ctrl-C and SIGTERM set ``stop``."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,179 @@
+"""Two pictures of a posterior: the whitened window under its reconstructed waveform, and a corner plot."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gwstream.records import NANO, PARAMETERS, Floats, Posterior
+
+INK, ACCENT, PALE = "#22303c", "#c8452b", "#8fa3b3"
+STYLE = {
+    "font.size": 9,
+    "axes.edgecolor": PALE,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+LABELS = {
+    "mass_1": "$m_1$ [M$_\\odot$]",
+    "mass_2": "$m_2$ [M$_\\odot$]",
+    "effective_distance": "$D_\\mathrm{eff}$ [Gpc]",
+    "coalescence_time": "$t_c$ [ms]",
+    "phase": "phase [rad]",
+}
+
+
+def waveforms(posteriors: list[Posterior], title: str, path: Path) -> Path:
+    """Draw the window of each posterior (at least one) under its median waveform and 90 % band; returns ``path``."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8.0, 0.6 + 2.1 * len(posteriors)), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(len(posteriors), sharex=True, squeeze=False)[:, 0]
+        epoch = min(p.window.gps_ns for p in posteriors) // NANO
+        for axis, posterior in zip(axes, posteriors, strict=True):
+            _waveform(axis, posterior, epoch)
+        axes[0].legend(loc="upper left", ncols=3, fontsize=8)
+        axes[-1].set_xlabel(f"seconds after GPS {epoch}")
+        figure.suptitle(title, fontsize=11, color=INK)
+        figure.savefig(path, dpi=150)
+    return path
+
+
+def _waveform(axis: Any, posterior: Posterior, epoch: int) -> None:
+    window, waveform = posterior.window, posterior.waveform
+    time = (window.gps_ns - epoch * NANO) / NANO + np.arange(len(window.samples)) / window.rate
+    axis.axhline(0, color=PALE, lw=0.5)
+    axis.plot(time, window.samples, color=PALE, lw=0.9, label="whitened strain")
+    axis.fill_between(time, waveform.lower, waveform.upper, color=ACCENT, alpha=0.3, lw=0, label="90 % band")
+    axis.plot(time, waveform.median, color=ACCENT, lw=1.3, label="median waveform")
+    coalescence = _quantiles(posterior.samples[:, 3], posterior.weights)[1]
+    axis.axvline(time[0] + coalescence, color=INK, lw=0.8, ls=":")
+    axis.set_ylabel("strain [noise sd]")
+    axis.set_title(
+        f"{window.detector}   SNR {posterior.snr:.1f}   ln B {posterior.log_bayes:.0f}", loc="right", fontsize=9
+    )
+    reach = 1.25 * max(np.abs(window.samples).max(), np.abs(waveform.upper).max(), np.abs(waveform.lower).max())
+    axis.set_ylim(-reach, reach)
+    axis.set_xlim(time[0], time[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """One parameter of the corner: label, values (S,), weights (S,), limits of its axis."""
+
+    label: str
+    values: Floats
+    weights: Floats
+    limits: tuple[float, float]
+
+
+def corner(posterior: Posterior, title: str, path: Path) -> Path:
+    """Draw the five parameters against each other, 50 and 90 % regions and 90 % intervals; returns ``path``."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = [_column(posterior, index) for index in range(len(PARAMETERS))]
+    n = len(columns)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8.0, 8.0))
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(
+            n, n, gridspec_kw={"hspace": 0.08, "wspace": 0.08, "left": 0.09, "right": 0.98, "top": 0.93, "bottom": 0.07}
+        )
+        for row in range(n):
+            for column in range(n):
+                axis = grid[row, column]
+                if column > row:
+                    axis.remove()
+                elif column == row:
+                    _histogram(axis, columns[row])
+                else:
+                    _regions(axis, columns[column], columns[row])
+                _labels(axis, columns, row, column)
+        figure.suptitle(title, x=0.98, y=0.96, ha="right", va="top", fontsize=11, color=INK, linespacing=1.5)
+        figure.align_ylabels(grid[1:, 0])
+        figure.savefig(path, dpi=150)
+    return path
+
+
+def _column(posterior: Posterior, index: int) -> _Column:
+    """Values fit for an axis: times in ms about the median, phases unwrapped about their circular mean."""
+    name = PARAMETERS[index]
+    values, weights = posterior.samples[:, index], posterior.weights
+    label = LABELS[name]
+    if name == "coalescence_time":
+        middle = _quantiles(values, weights)[1]
+        gps = posterior.window.gps_ns + round(middle * NANO)
+        epoch = gps // 1_000_000 * 1_000_000  # a whole ms, so that the label can name it
+        label = f"$t_c -$ …{gps // NANO % 1000:03d}.{gps % NANO // 1_000_000:03d} [ms]"
+        values = 1e3 * (values - (epoch - posterior.window.gps_ns) / NANO)
+    elif name == "phase":
+        mean = 0.5 * (np.angle(np.sum(weights * np.exp(2j * values))) % (2 * math.pi))
+        values = mean + (values - mean + math.pi / 2) % math.pi - math.pi / 2
+    low, _, high = _quantiles(values, weights, (0.002, 0.5, 0.998))
+    margin = 0.06 * (high - low)
+    return _Column(label, values, weights, (low - margin, high + margin))
+
+
+def _histogram(axis: Any, column: _Column) -> None:
+    low, middle, high = _quantiles(column.values, column.weights)
+    axis.hist(column.values, bins=40, range=column.limits, weights=column.weights, color=PALE, alpha=0.6)
+    for place, style in ((low, ":"), (middle, "-"), (high, ":")):
+        axis.axvline(place, color=ACCENT, lw=1.1, ls=style)
+    digits = max(0, 1 - math.floor(math.log10(max(high - low, 1e-9))))
+    text = f"${middle:.{digits}f}_{{-{middle - low:.{digits}f}}}^{{+{high - middle:.{digits}f}}}$"
+    axis.set_title(text, fontsize=10, pad=4)
+
+
+def _regions(axis: Any, x: _Column, y: _Column) -> None:
+    """Smallest regions that hold 50 and 90 %, from a smoothed histogram."""
+    from scipy.ndimage import gaussian_filter
+
+    limits = [x.limits, y.limits]
+    density, x_edges, y_edges = np.histogram2d(x.values, y.values, bins=60, range=limits, weights=x.weights)
+    density = gaussian_filter(density, 2.8)
+    ordered = np.sort(density, axis=None)[::-1]
+    held = np.cumsum(ordered) / ordered.sum()
+    levels = [float(ordered[np.searchsorted(held, part)]) for part in (0.9, 0.5)]
+    centres = [0.5 * (edges[1:] + edges[:-1]) for edges in (x_edges, y_edges)]
+    axis.contourf(*centres, density.T, [*levels, float(ordered[0]) * 1.01], colors=["#f0cfc7", "#dd8c7a"])
+    axis.contour(*centres, density.T, levels, colors=[ACCENT], linewidths=[0.8, 1.1])
+
+
+def _labels(axis: Any, columns: list[_Column], row: int, column: int) -> None:
+    if column > row:
+        return
+    axis.set_xlim(*columns[column].limits)
+    axis.tick_params(labelsize=7.5, length=2.5)
+    if row != column:
+        axis.set_ylim(*columns[row].limits)
+    if row == len(columns) - 1:
+        axis.set_xlabel(columns[column].label, fontsize=8.5)
+    else:
+        axis.set_xticklabels([])
+    if column == 0 and row > 0:
+        axis.set_ylabel(columns[row].label, fontsize=8)
+    else:
+        axis.set_yticks([]) if row == column else axis.set_yticklabels([])
+
+
+def _quantiles(values: Floats, weights: Floats, at: tuple[float, ...] = (0.05, 0.5, 0.95)) -> list[float]:
+    """Weighted quantiles."""
+    order = np.argsort(values)
+    held = np.cumsum(weights[order]) - 0.5 * weights[order]
+    return [float(np.interp(part, held, values[order])) for part in at]

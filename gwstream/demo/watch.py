@@ -1,0 +1,127 @@
+"""A subscriber such as anybody could write: it knows the topics and the schema, and prints what it gets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+Message = dict[str, Any]
+
+ROWS = (
+    ("chirp_mass", "chirp mass", 1),
+    ("mass_1", "mass 1", 1),
+    ("mass_2", "mass 2", 1),
+    ("mass_ratio", "mass ratio", 2),
+    ("effective_distance", "effective distance", 2),
+    ("coalescence_time", "coalescence, GPS", 4),
+    ("phase", "phase", 2),
+)
+
+
+@dataclass(slots=True)
+class Seen:
+    """What came over MQTT so far: posteriors by detector, and event messages that no later one supersedes, by id."""
+
+    posteriors: dict[str, int] = field(default_factory=dict)
+    events: dict[str, Message] = field(default_factory=dict)
+
+    def best(self, detector: str, before: int) -> Message | None:
+        """The loudest event of a detector with coalescence before GPS ns ``before``."""
+        mine = [
+            message
+            for message in self.events.values()
+            if message["posterior"]["detector"] == detector and message["posterior"]["coalescence"]["gps_ns"] < before
+        ]
+        return max(mine, key=lambda message: float(message["posterior"]["snr"] or 0), default=None)
+
+
+async def start(group: asyncio.TaskGroup, port: int, console: Console, seen: Seen) -> asyncio.Task[None]:
+    """Subscribe to the broker on loopback, then go on in a task of ``group`` until that is cancelled."""
+    ready = asyncio.Event()
+    task = group.create_task(_subscribe(port, console, seen, ready), name="subscriber")
+    await ready.wait()
+    return task
+
+
+async def _subscribe(port: int, console: Console, seen: Seen, ready: asyncio.Event) -> None:
+    import aiomqtt
+
+    async with aiomqtt.Client("127.0.0.1", port, protocol=aiomqtt.ProtocolVersion.V5) as client:
+        await client.subscribe("gwstream/+/posterior", qos=1)
+        await client.subscribe("gwstream/+/event", qos=1)
+        ready.set()
+        async for message in client.messages:
+            assert isinstance(message.payload, bytes)
+            take(json.loads(message.payload), console, seen)
+
+
+def take(message: Message, console: Console, seen: Seen) -> None:
+    """Print a posterior as a table, an event as a line; keep both."""
+    posterior = message["posterior"]
+    detector = posterior["detector"]
+    if message["schema"].startswith("gwstream.posterior/"):
+        seen.posteriors[detector] = seen.posteriors.get(detector, 0) + 1
+        console.print(table(message))
+        return
+    event = message["event"]
+    for old in event["supersedes"]:
+        seen.events.pop(old, None)
+    seen.events[event["id"]] = message
+    verb = "updated" if event["supersedes"] else "found"
+    console.print(
+        f"[bold]event {verb}[/bold] in {detector}: GPS {posterior['coalescence']['gps']:.4f}, "
+        f"SNR {posterior['snr']:.1f}, {event['id']}",
+        highlight=False,
+    )
+
+
+def table(message: Message) -> Table:
+    """One posterior: median, 90 % interval and unit of each parameter; SNR, Bayes factor, quality, latency above."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    posterior = message["posterior"]
+    out = Table(box=SIMPLE_HEAD, title=heading(message), title_justify="left", title_style="", pad_edge=False)
+    for name, justify in (("parameter", "left"), ("median", "right"), ("90 % interval", "right"), ("unit", "left")):
+        out.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name, label, digits in ROWS:
+        one = posterior["parameters"][name]
+        if name == "phase":
+            middle, low, high, unit = one["mean"], one["arc"]["start"], one["arc"]["end"], "rad, mod π"
+        else:
+            middle, low, high, unit = one["median"], one["p5"], one["p95"], one["unit"].replace("1", "")
+        out.add_row(label, f"{middle:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}", unit)
+    return out
+
+
+def heading(message: Message) -> str:
+    """What a reader needs before the numbers."""
+    posterior = message["posterior"]
+    quality = posterior["quality"]
+    verdict = "[green]good[/green]"
+    if quality["verdict"] != "good":
+        verdict = f"[yellow]{quality['verdict']}: {', '.join(quality['reasons'])}[/yellow]"
+    snr, bayes = ("?" if value is None else f"{value:.1f}" for value in (posterior["snr"], posterior["log_bayes"]))
+    return (
+        f"[bold]{posterior['detector']}[/bold]  SNR [bold]{snr}[/bold]  ln Bayes factor {bayes}  "
+        f"latency {latency_ms(message):.0f} ms  {verdict}"
+    )
+
+
+def latency_ms(message: Message) -> float:
+    """From the frame that completed the window to the message's way out, as the daemon measured it."""
+    return 1e3 * float(message["delivery"]["latency"]["total"])
+
+
+async def settled(seen: Seen, quiet: float) -> None:
+    """Wait until nothing new has come for ``quiet`` seconds."""
+    before = -1
+    while before != (now := sum(seen.posteriors.values()) + len(seen.events)):
+        before = now
+        await asyncio.sleep(quiet)
