@@ -1,0 +1,243 @@
+"""What Prometheus sees: at most 100 series, and 150 more for each detector.
+
+Labels hold detectors, stages and fixed words, never ids. Children of labelled metrics are kept, for a look-up costs
+more than an increment. The registry is passed in, so that two daemons in one process (tests) do not share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from gwstream import __version__, clock
+from gwstream.publish import Delivered
+from gwstream.records import NANO, Whitener
+
+STAGES = ("source", "conditioning", "batching", "inference", "summary", "publish")
+STATES = ("waiting", "ready", "full")
+STAGE_BUCKETS = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
+LATENCY_BUCKETS = (1e-4, 1e-3, 5e-3, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
+REASONS = 64
+"""Pairs of stage and reason with a counter of their own, a detector; any more are counted together as ``other``."""
+
+
+class Metrics:
+    """Counters, gauges and histograms of one daemon in ``registry``; every method is cheap and none ever blocks.
+
+    ``now_ns``: GPS time in ns, for the age of the data at the time of a scrape.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        detectors: tuple[str, ...] = (),
+        now_ns: Callable[[], int] = clock.gps_now_ns,
+    ) -> None:
+        self.registry = registry
+        self._now_ns = now_ns
+        self._children: dict[tuple[object, ...], Any] = {}
+        self._reasons: dict[str, set[tuple[str, str]]] = {}
+        self._data_end: dict[str, int] = {}
+        self._process()
+        self._flow()
+        self._detectors()
+        for stage in STAGES:
+            self._stage.labels(stage)
+        for detector in detectors:
+            self._announce(detector)
+
+    def _process(self) -> None:
+        r = self.registry
+        ProcessCollector(registry=r)
+        build = Gauge("gwstream_build_info", "Version of the daemon.", ["version"], registry=r)
+        build.labels(__version__).set(1)
+        self._model = Gauge("gwstream_model_info", "Model served.", ["name", "version", "hash", "engine"], registry=r)
+        self._lag = Gauge("gwstream_loop_lag_seconds", "Largest delay of the event loop lately.", registry=r)
+        self._connected = Gauge("gwstream_broker_connected", "1 while the broker has us connected.", registry=r)
+        self._connections = Counter(
+            "gwstream_broker_connections_total",
+            "Connections made to the broker; all but one are reconnects.",
+            registry=r,
+        )
+        self._failures = Counter(
+            "gwstream_broker_failures_total", "Failed attempts to connect, and connections lost.", registry=r
+        )
+        self._clients = Gauge("gwstream_web_clients", "Live pages that are open.", registry=r)
+
+    def _flow(self) -> None:
+        r = self.registry
+        self._stage = Histogram(
+            "gwstream_stage_seconds",
+            "Time of a stage with the queue before it.",
+            ["stage"],
+            buckets=STAGE_BUCKETS,
+            registry=r,
+        )
+        self._queue = Gauge("gwstream_queue_depth", "Records waiting before a stage.", ["stage"], registry=r)
+        self._batches = Counter("gwstream_batches_total", "Batches by bucket.", ["bucket"], registry=r)
+
+    def _detectors(self) -> None:
+        r, one = self.registry, ["detector"]
+        self._latency = Histogram(
+            "gwstream_latency_seconds",
+            "From the frame that completed a window to the broker's acknowledgement.",
+            one,
+            buckets=LATENCY_BUCKETS,
+            registry=r,
+        )
+        self._since = Gauge(
+            "gwstream_since_coalescence_seconds",
+            "From the median coalescence to sending, of the last message.",
+            one,
+            registry=r,
+        )
+        self._age = Gauge("gwstream_data_age_seconds", "From the end of the last strain to now.", one, registry=r)
+        self._strain = Counter("gwstream_strain_seconds_total", "Strain taken in.", one, registry=r)
+        self._gaps = Counter("gwstream_gap_seconds_total", "Strain missing or vetoed.", one, registry=r)
+        self._state = Gauge("gwstream_psd_state", "1 for the state of the PSD.", ["detector", "state"], registry=r)
+        self._averages = Gauge("gwstream_psd_averages", "Segments in the PSD.", one, registry=r)
+        self._psd_age = Gauge("gwstream_psd_age_seconds", "Age of the PSD at the last window.", one, registry=r)
+        self._drift = Gauge("gwstream_psd_drift", "Largest abs ln ratio of late noise to the PSD.", one, registry=r)
+        self._range = Gauge("gwstream_range_mpc", "Mpc at which a 30+30 Msun binary has SNR 8.", one, registry=r)
+        self._windows = Counter("gwstream_windows_total", "Windows judged by the gate.", one, registry=r)
+        self._triggers = Counter("gwstream_triggers_total", "Windows that passed the gate.", one, registry=r)
+        self._posteriors = Counter(
+            "gwstream_posteriors_total", "Posteriors by verdict.", ["detector", "quality"], registry=r
+        )
+        self._events = Counter("gwstream_events_total", "Events told, updates included.", one, registry=r)
+        self._published = Counter(
+            "gwstream_published_total", "Messages the broker acknowledged.", ["detector", "kind"], registry=r
+        )
+        self._dropped = Counter(
+            "gwstream_dropped_total",
+            "What was dropped, late, vetoed or degraded, by reason.",
+            ["stage", "reason", "detector"],
+            registry=r,
+        )
+
+    def _child(self, metric: Any, *labels: str) -> Any:
+        """The child of a labelled metric, looked up once."""
+        key = (metric, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return child
+
+    def _announce(self, detector: str) -> None:
+        """Make a detector's series exist from the start, so that an absent one means something."""
+        for counter in (self._windows, self._triggers, self._events, self._strain, self._gaps):
+            self._child(counter, detector)
+        for quality in ("good", "suspect"):
+            self._child(self._posteriors, detector, quality)
+        for kind in ("posterior", "event"):
+            self._child(self._published, detector, kind)
+        self._child(self._latency, detector)
+        self.whitener(detector, None)
+
+    def tally(self, stage: str, reason: str, detector: str, count: int = 1) -> None:
+        """A `records.Tally`."""
+        known = self._reasons.setdefault(detector, set())
+        if (stage, reason) not in known:
+            if len(known) >= REASONS:
+                stage, reason = "other", "other"
+            known.add((stage, reason))
+        self._child(self._dropped, stage, reason, detector).inc(count)
+
+    def model(self, name: str, version: str, digest: str, engine: str) -> None:
+        """What is served; ``digest``: of the weights, of which twelve digits are shown."""
+        self._model.labels(name, version, digest[:12], engine).set(1)
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """One record, batch or posterior took ``seconds`` in a stage and the queue before it."""
+        self._child(self._stage, stage).observe(seconds)
+
+    def queue(self, stage: str, depth: int) -> None:
+        """Records waiting before a stage."""
+        self._child(self._queue, stage).set(depth)
+
+    def batch(self, bucket: int) -> None:
+        """A batch was judged, padded to ``bucket`` windows."""
+        self._child(self._batches, str(bucket)).inc()
+
+    def strain(self, detector: str, end_ns: int, seconds: float) -> None:
+        """Strain of ``seconds`` came in; it ends at GPS ``end_ns``."""
+        self._child(self._strain, detector).inc(seconds)
+        if detector not in self._data_end:
+            self._child(self._age, detector).set_function(lambda: (self._now_ns() - self._data_end[detector]) / NANO)
+        self._data_end[detector] = end_ns
+
+    def gap(self, detector: str, seconds: float) -> None:
+        """``seconds`` of strain were missing or vetoed."""
+        self._child(self._gaps, detector).inc(seconds)
+
+    def whitener(self, detector: str, whitener: Whitener | None, age: float = 0.0) -> None:
+        """State of the PSD, None before there is one; ``age``: s from its end to the window."""
+        state = "waiting" if whitener is None else whitener.state
+        for name in STATES:
+            self._child(self._state, detector, name).set(name == state)
+        self._child(self._averages, detector).set(whitener.averages if whitener else 0)
+        self._child(self._psd_age, detector).set(age)
+        self._child(self._drift, detector).set(whitener.drift if whitener else 0.0)
+        self._child(self._range, detector).set(whitener.range_mpc if whitener else 0.0)
+
+    def windows(self, detector: str, count: int = 1) -> None:
+        """Windows went through the gate."""
+        self._child(self._windows, detector).inc(count)
+
+    def trigger(self, detector: str) -> None:
+        """A window passed the gate."""
+        self._child(self._triggers, detector).inc()
+
+    def posterior(self, detector: str, good: bool) -> None:
+        """A posterior was made."""
+        self._child(self._posteriors, detector, "good" if good else "suspect").inc()
+
+    def event(self, detector: str) -> None:
+        """An event was told, or told again."""
+        self._child(self._events, detector).inc()
+
+    def loop_lag(self, seconds: float) -> None:
+        """Largest delay of the event loop in the last period."""
+        self._lag.set(seconds)
+
+    def web_clients(self, count: int) -> None:
+        """Live pages that are open."""
+        self._clients.set(count)
+
+    def delivered(self, delivered: Delivered) -> None:
+        """A message was acknowledged (`gwstream.publish.Observer`)."""
+        summary = delivered.outgoing.summary
+        self._child(self._published, summary.detector, summary.kind).inc()
+        self._child(self._latency, summary.detector).observe(delivered.latency)
+        self._child(self._since, summary.detector).set(delivered.delivery["since_coalescence"])
+        self.stage("publish", delivered.delivery["latency"]["publish"])
+
+    def connection(self, up: bool, reason: str) -> None:
+        """The broker took or left us (`gwstream.publish.Observer`)."""
+        self._connected.set(up)
+        (self._connections if up else self._failures).inc()
+
+    def outbox(self, depth: int) -> None:
+        """Messages kept until the broker acknowledges them (`gwstream.publish.Observer`)."""
+        self.queue("publish", depth)
+
+    def exposition(self) -> bytes:
+        """The text of ``/metrics``. Takes milliseconds: call it in a thread."""
+        return generate_latest(_Plain(self.registry))
+
+
+class _Plain(CollectorRegistry):
+    """A registry without the ``_created`` series, which would double the counters."""
+
+    def __init__(self, inner: Collector) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._inner.collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric

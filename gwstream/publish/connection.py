@@ -1,0 +1,118 @@
+"""Connections to the broker: clients, their will, the properties of messages, and what can go wrong in plain words."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import aiomqtt
+from aiomqtt.exceptions import MqttConnectError
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from gwstream.config import PublishConfig
+from gwstream.errors import ConfigError, PublishError
+from gwstream.publish import message
+
+_REFUSED_USER = {134, 135}  # bad user name or password, not authorized
+CONTENT = "application/json"
+
+
+class Client(aiomqtt.Client):
+    """An MQTT v5 client that keeps what the broker refused although it acknowledged it: quota, rights."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.refused: list[str] = []
+
+    def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Any) -> None:
+        if reason_code.is_failure:
+            self.refused.append(str(reason_code))
+        super()._on_publish(client, userdata, mid, reason_code, properties)
+
+
+def client(config: PublishConfig, password: str | None) -> Client:
+    """A new client, to be entered once; when we vanish the broker says for us that we are offline."""
+    will = aiomqtt.Will(
+        status_topic(config),
+        message.status("offline", {"instance": config.instance, "reason": "connection lost"}),
+        qos=1,
+        retain=True,
+        properties=properties(message.STATUS_SCHEMA, of=PacketTypes.WILLMESSAGE),
+    )
+    return Client(
+        config.host,
+        config.port,
+        username=config.username,
+        password=password,
+        identifier=f"{config.prefix}-{config.instance}".replace("/", "-"),
+        protocol=aiomqtt.ProtocolVersion.V5,
+        will=will,
+        timeout=config.timeout,
+        keepalive=config.keepalive,
+        clean_start=MQTT_CLEAN_START_FIRST_ONLY,
+        max_queued_incoming_messages=1,
+    )
+
+
+async def check_broker(config: PublishConfig) -> None:
+    """Connect once. Raises `PublishError` that says what is wrong and where, `ConfigError` for the password file."""
+    where = f"{config.host}:{config.port}"
+    try:
+        async with asyncio.timeout(config.timeout + 1), client(config, password(config)):
+            pass
+    except MqttConnectError as problem:
+        if isinstance(problem.rc, ReasonCode) and problem.rc.value in _REFUSED_USER:
+            user = f"user '{config.username}'" if config.username else "a client without user name"
+            raise PublishError(
+                f"the MQTT broker at {where} refuses {user} ({why(problem)}): "
+                "correct publish.username and publish.password_file"
+            ) from None
+        raise PublishError(f"the MQTT broker at {where} refuses us: {why(problem)}") from None
+    except (aiomqtt.MqttError, TimeoutError) as problem:
+        raise PublishError(
+            f"no MQTT v5 broker at {where}: {why(problem)}; start it, or correct publish.host and publish.port"
+        ) from None
+    except ValueError as problem:
+        raise ConfigError(f"publish.host = '{config.host}': {problem}") from None
+
+
+def password(config: PublishConfig) -> str | None:
+    """From its file, without the line's end. Raises `ConfigError`."""
+    if config.password_file is None:
+        return None
+    try:
+        return config.password_file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"publish.password_file = '{config.password_file}' cannot be read: {problem}") from None
+
+
+def properties(
+    schema: str, model: Iterable[tuple[str, str]] = (), expiry: int | None = None, of: int = PacketTypes.PUBLISH
+) -> Properties:
+    """Content type and user properties; ``expiry`` in s."""
+    out = Properties(of)  # type: ignore[no-untyped-call]  # paho's own omission
+    out.ContentType = CONTENT
+    out.UserProperty = [("schema", schema), *model]
+    if expiry is not None:
+        out.MessageExpiryInterval = expiry
+    return out
+
+
+def status_topic(config: PublishConfig) -> str:
+    """Where the daemon's own state is retained."""
+    return f"{config.prefix}/{config.instance}/status"
+
+
+def why(problem: BaseException) -> str:
+    """The reason in plain words, without numbers of libraries."""
+    text = re.sub(r"^\[(Errno|code:?) ?-?\d+\] ?", "", str(problem)).strip()
+    if isinstance(problem.__cause__, aiomqtt.MqttCodeError):
+        return f"connection lost ({why(problem.__cause__)})"
+    if isinstance(problem, TimeoutError) or text == "Operation timed out":
+        return "no answer in time"
+    return text[:1].lower() + text[1:] or type(problem).__name__

@@ -1,0 +1,61 @@
+"""The bytes of a message, put together when it is sent: the delivery part says how it got here, and when."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gwstream.records import NANO, Outgoing, Summary
+
+POSTERIOR_SCHEMA = "gwstream.posterior/1"
+EVENT_SCHEMA = "gwstream.event/1"
+STATUS_SCHEMA = "gwstream.status/1"
+
+
+def schema_of(summary: Summary) -> str:
+    """Name and version of the schema of a message."""
+    return EVENT_SCHEMA if summary.kind == "event" else POSTERIOR_SCHEMA
+
+
+def delivery(outgoing: Outgoing, *, sequence: int, attempt: int, monotonic_ns: int, gps_ns: int) -> dict[str, Any]:
+    """How a message that is sent now got here; ``monotonic_ns`` and ``gps_ns`` are now, on the two clocks, in ns.
+
+    Latencies are seconds and add up to their total: each step lasts from the mark before it, ``publish`` from the last.
+    """
+    return {
+        "sequence": sequence,
+        "attempt": attempt,
+        "latency": _latency(outgoing, monotonic_ns),
+        "since_last_sample": round((gps_ns - outgoing.data_end_ns) / NANO, 6),
+        "since_coalescence": round((gps_ns - outgoing.summary.gps_ns) / NANO, 6),
+        "sent_gps": gps_ns / NANO,
+    }
+
+
+def compose(summary: Summary, delivery_part: dict[str, Any]) -> bytes:
+    """The message as it goes out. The posterior part is copied byte for byte: its SHA-256 holds on the wire."""
+    head: dict[str, Any] = {"schema": schema_of(summary), "sha256": summary.sha256}
+    if summary.event is not None:
+        head["event"] = summary.event
+    head["delivery"] = delivery_part
+    return _json(head)[:-1] + b',"posterior":' + summary.posterior + b"}"
+
+
+def status(state: str, facts: dict[str, Any]) -> bytes:
+    """The status message: ``state`` online or offline, and what is known of the daemon."""
+    return _json({"schema": STATUS_SCHEMA, "state": state, **facts})
+
+
+def _latency(outgoing: Outgoing, now: int) -> dict[str, float]:
+    marks = outgoing.marks
+    begin = outgoing.arrived or (marks[0][1] if marks else now)  # 0: no arrival is known, as in a replay
+    steps: dict[str, int] = {}
+    last = begin
+    for name, mark in (*marks, ("publish", now)):
+        steps[name] = steps.get(name, 0) + mark - last
+        last = mark
+    return {name: step / NANO for name, step in steps.items()} | {"total": (now - begin) / NANO}
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")

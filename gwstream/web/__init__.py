@@ -1,0 +1,6 @@
+"""The HTTP server: metrics, health and the live page with its stream of events."""
+
+from gwstream.web.feed import DetectorState, Feed
+from gwstream.web.server import serving
+
+__all__ = ["DetectorState", "Feed", "serving"]
