@@ -1,0 +1,68 @@
+"""A bounded queue between two stages that can end, and that either makes its writers wait or gives up the oldest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Closed(Exception):
+    """The channel is empty and will stay so."""
+
+
+class Channel(Generic[T]):
+    """Any number of writers, one reader, in order.
+
+    ``limit``: items held at most. ``shed``: None makes a writer wait while it is full; else it is called with the
+    oldest item, which is lost, to make room.
+    """
+
+    def __init__(self, limit: int, shed: Callable[[T], None] | None = None) -> None:
+        if limit < 1:
+            raise ValueError(f"a channel holds at least 1 item, not {limit}")
+        self._limit = limit
+        self._shed = shed
+        self._items: deque[T] = deque()
+        self._closed = False
+        self._more = asyncio.Event()
+        self._room = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    async def put(self, item: T) -> None:
+        """Append ``item``, when there is room."""
+        while len(self._items) >= self._limit:
+            if self._shed is not None:
+                self._shed(self._items.popleft())
+            else:
+                self._room.clear()
+                await self._room.wait()
+        self._items.append(item)
+        self._more.set()
+
+    def close(self) -> None:
+        """Nothing more will be put. What is held can still be had."""
+        self._closed = True
+        self._more.set()
+
+    async def get(self, until: float | None = None) -> T:
+        """The oldest item. Raises `Closed` at the end, TimeoutError at the loop's time ``until``."""
+        while not self._items:
+            if self._closed:
+                raise Closed
+            self._more.clear()
+            async with asyncio.timeout_at(until):
+                await self._more.wait()
+        self._room.set()
+        return self._items.popleft()
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        with suppress(Closed):
+            while True:
+                yield await self.get()

@@ -1,0 +1,80 @@
+"""What the pipeline joins, as it sees it: each part by the few things that are asked of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from gwstream.config import Config
+from gwstream.prior import Prior
+from gwstream.records import Batch, Gap, Outgoing, Posterior, Strain, Tally, Trigger, Whitener, Window, silent
+
+
+class SourceLike(Protocol):
+    """What the pipeline asks of a source; see `gwstream.source.Source`."""
+
+    @property
+    def detectors(self) -> tuple[str, ...]: ...
+    @property
+    def live(self) -> bool: ...
+    def stream(self, detector: str) -> AsyncIterator[Strain | Gap]: ...
+
+
+class ConditionerLike(Protocol):
+    """What the pipeline asks of `gwstream.conditioning.Conditioner`."""
+
+    @property
+    def whitener(self) -> Whitener | None: ...
+    def push(self, record: Strain | Gap) -> list[Window]: ...
+
+
+class InferenceLike(Protocol):
+    """What the pipeline asks of `gwstream.inference.Inference`."""
+
+    def gate(self, batch: Batch) -> Sequence[Trigger]: ...
+    def infer(self, trigger: Trigger, bucket: int) -> Posterior: ...
+
+
+class PublisherLike(Protocol):
+    """What the pipeline asks of `gwstream.publish.Publisher`."""
+
+    async def put(self, outgoing: Outgoing) -> None: ...
+    async def run(self) -> None: ...
+    async def drain(self, timeout: float) -> object: ...  # noqa: ASYNC109
+
+
+class Observer(Protocol):
+    """Told of everything that passes, on the event loop; must return at once."""
+
+    def record(self, record: Strain | Gap) -> None:
+        """Came out of the source."""
+
+    def conditioned(self, detector: str, windows: Sequence[Window], whitener: Whitener | None) -> None:
+        """A record became these windows; ``whitener``: the newest."""
+
+    def gated(self, batch: Batch, triggers: Sequence[Trigger]) -> None:
+        """A batch was judged."""
+
+    def outgoing(self, outgoing: Outgoing, window: Window) -> None:
+        """The summary of a window goes to the publisher."""
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """A record, batch or posterior took so long in a stage and the queue before it."""
+
+    def queue(self, stage: str, depth: int) -> None:
+        """So many items wait before a stage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the pipeline joins. ``conditioner``: makes that of a detector. ``prior``: of the model that is served."""
+
+    config: Config
+    source: SourceLike
+    conditioner: Callable[[str], ConditionerLike]
+    inference: InferenceLike
+    prior: Prior
+    publisher: PublisherLike
+    observers: Sequence[Observer] = ()
+    tally: Tally = silent

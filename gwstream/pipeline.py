@@ -1,0 +1,283 @@
+"""Joins the six stages: bounded queues, one TaskGroup, named tasks, and the time at each step.
+
+    source ─ a reader a detector ─► conditioning ─ a thread ─► batching ─► inference, summary ─ a thread ─► publish
+
+A source that comes faster than strain can be conditioned is made to wait. Windows of live strain that come faster than
+they can be judged are given up, oldest first, counted as ``overload``; those of any other source wait. A source that
+ends, or ``stop``, drains what was read. A stage that fails takes everything down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from gwstream.batching import Batcher
+from gwstream.channel import Channel, Closed
+from gwstream.parts import Parts
+from gwstream.records import NANO, Batch, Gap, Outgoing, Strain, Summary, Trigger, Window, gps_ns
+from gwstream.summary import Summarizer
+
+__all__ = ["Parts", "run"]
+
+RECORDS = 4  # strain records a detector that wait for conditioning
+CUTS = 4  # records' worth of windows that wait for batching
+BATCHES = 128  # of live strain that wait for the gate: two detectors' frames of 64 s
+BATCHES_AT_REST = 4  # of any other
+TRIGGERS = 64  # windows behind the gate that wait for their posterior
+
+Mark = tuple[str, int]
+
+
+async def run(parts: Parts, stop: asyncio.Event) -> None:
+    """Until the source is over or ``stop`` is set, and what was read is published.
+
+    After ``stop``, ``service.drain`` seconds are left for that; what is not done by then is counted and dropped.
+    An exception in any stage ends all of them and comes out in an exception group.
+    """
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="conditioning") as conditioning,
+        ThreadPoolExecutor(1, thread_name_prefix="inference") as inference,
+    ):
+        await _Pipeline(parts, conditioning, inference).run(stop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Journey:
+    """When something arrived (monotonic ns) and when each step so far ended."""
+
+    arrived: int
+    marks: tuple[Mark, ...] = ()
+
+    def then(self, step: str, at: int) -> _Journey:
+        return _Journey(self.arrived, (*self.marks, (step, at)))
+
+    def left(self, step: str) -> int:
+        """When ``step`` ended."""
+        return dict(self.marks)[step]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    windows: Sequence[Window]
+    journey: _Journey
+
+
+@dataclass(frozen=True, slots=True)
+class _Batched:
+    batch: Batch
+    journeys: Sequence[_Journey]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Pending:
+    """A window behind the gate. First come the best placed windows of every detector, the older before the newer."""
+
+    place: int
+    batch: int
+    offset: float
+    number: int
+    trigger: Trigger = field(compare=False)
+    bucket: int = field(compare=False)
+    journey: _Journey = field(compare=False)
+
+
+class _Pipeline:
+    def __init__(self, parts: Parts, conditioning: Executor, inference: Executor) -> None:
+        self._parts = parts
+        self._conditioning_thread = conditioning
+        self._inference_thread = inference
+        source = parts.source
+        self._live = source.live
+        self._records = {name: Channel[tuple[Strain | Gap, _Journey]](RECORDS) for name in source.detectors}
+        self._cuts = Channel[_Cut](CUTS)
+        self._batches = (
+            Channel[_Batched](BATCHES, self._shed_batch) if self._live else Channel[_Batched](BATCHES_AT_REST)
+        )
+        self._conditioned = 0  # detectors that are over
+        self._open: Counter[str] = Counter()  # windows by detector that have neither been judged nor given up
+        self._summarizer = Summarizer(parts.config.summary, parts.prior)
+        self._pending: list[_Pending] = []  # a heap
+        self._judged = 0  # batches
+        self._deadline: float | None = None  # of the drain, once told to stop
+
+    async def run(self, stop: asyncio.Event) -> None:
+        detectors = self._parts.source.detectors
+        drain = self._parts.config.service.drain
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as group:
+            publishing = group.create_task(self._parts.publisher.run(), name="publish")
+            readers = [group.create_task(self._read(name), name=f"source {name}") for name in detectors]
+            flow = [group.create_task(self._condition(name), name=f"conditioning {name}") for name in detectors]
+            flow.append(group.create_task(self._batch(), name="batching"))
+            flow.append(group.create_task(self._infer(), name="inference"))
+            stopping = group.create_task(self._stop(stop, readers, flow), name="stop")
+            await asyncio.wait(flow)
+            stopping.cancel()
+            left = drain if self._deadline is None else max(self._deadline - loop.time(), 0.0)
+            await self._parts.publisher.drain(left)
+            publishing.cancel()
+
+    async def _stop(
+        self, stop: asyncio.Event, readers: Sequence[asyncio.Task[None]], flow: Sequence[asyncio.Task[None]]
+    ) -> None:
+        """Once told to stop: end reading, and after the time to drain, everything but publishing."""
+        await stop.wait()
+        drain = self._parts.config.service.drain
+        self._deadline = asyncio.get_running_loop().time() + drain
+        for reader in readers:
+            reader.cancel()
+        await asyncio.sleep(drain)
+        for task in flow:
+            task.cancel()
+        for detector, count in (+self._open).items():
+            self._give_up("stopped", detector, count)
+
+    async def _read(self, detector: str) -> None:
+        channel = self._records[detector]
+        try:
+            async for record in self._parts.source.stream(detector):
+                now = time.monotonic_ns()
+                for observer in self._parts.observers:
+                    observer.record(record)
+                journey = _Journey(record.arrived or now).then("source", now)
+                self._spent("source", journey.arrived, now)
+                await channel.put((record, journey))
+        finally:
+            channel.close()
+
+    async def _condition(self, detector: str) -> None:
+        conditioner = self._parts.conditioner(detector)
+        loop = asyncio.get_running_loop()
+
+        def push(record: Strain | Gap) -> tuple[int, list[Window], int]:
+            begin = time.monotonic_ns()
+            windows = conditioner.push(record)
+            return begin, windows, time.monotonic_ns()
+
+        async for record, journey in self._records[detector]:
+            begin, windows, end = await loop.run_in_executor(self._conditioning_thread, push, record)
+            self._spent("conditioning", journey.left("source"), end)
+            journey = journey.then("conditioning_queue", begin).then("conditioning", end)
+            for observer in self._parts.observers:
+                observer.conditioned(detector, windows, conditioner.whitener)
+            if windows:
+                self._open[detector] += len(windows)
+                await self._cuts.put(_Cut(windows, journey))
+        self._conditioned += 1
+        if self._conditioned == len(self._records):
+            self._cuts.close()
+
+    async def _batch(self) -> None:
+        batcher = Batcher(self._parts.config.batching)
+        journeys: deque[_Journey] = deque()  # of the windows held, for order is kept
+        now = asyncio.get_running_loop().time
+
+        async def emit(batch: Batch | None) -> None:
+            if batch is not None:
+                left = time.monotonic_ns()
+                of_windows = [journeys.popleft().then("batching", left) for _ in batch.windows]
+                self._spent("batching", of_windows[0].left("conditioning"), left)
+                await self._batches.put(_Batched(batch, of_windows))
+
+        while True:
+            try:
+                cut = await self._cuts.get(until=batcher.deadline)
+            except TimeoutError:
+                await emit(batcher.due(now()))
+            except Closed:
+                await emit(batcher.flush())
+                self._batches.close()
+                return
+            else:
+                for window in cut.windows:
+                    journeys.append(cut.journey)
+                    await emit(batcher.add(window, now()))
+
+    async def _infer(self) -> None:
+        """Gate what waits, then make the most urgent posterior, and look again."""
+        with suppress(Closed):
+            while True:
+                while not self._pending or (self._live and len(self._batches)):
+                    await self._gate(await self._batches.get())
+                await self._posterior(heapq.heappop(self._pending))
+
+    async def _gate(self, batched: _Batched) -> None:
+        batch = batched.batch
+        gate = self._parts.inference.gate
+
+        def judge() -> tuple[int, Sequence[Trigger]]:
+            return time.monotonic_ns(), gate(batch)
+
+        loop = asyncio.get_running_loop()
+        begin, triggers = await loop.run_in_executor(self._inference_thread, judge)
+        self._judged += 1
+        self._open.subtract(t.window.detector for t in triggers if not t.passed)
+        for observer in self._parts.observers:
+            observer.gated(batch, triggers)
+        middle = self._parts.prior.middle
+        passed = [(abs(t.time - middle), k) for k, t in enumerate(triggers) if t.passed]
+        places: Counter[str] = Counter()
+        for offset, number in sorted(passed):
+            trigger = triggers[number]
+            detector = trigger.window.detector
+            journey = batched.journeys[number].then("inference_queue", begin)
+            heapq.heappush(
+                self._pending, _Pending(places[detector], self._judged, offset, number, trigger, batch.bucket, journey)
+            )
+            places[detector] += 1
+        while self._live and len(self._pending) > TRIGGERS:
+            worst = max(self._pending)
+            self._pending.remove(worst)
+            heapq.heapify(self._pending)
+            self._give_up("overload", worst.trigger.window.detector)
+
+    async def _posterior(self, pending: _Pending) -> None:
+        """One posterior, its summaries, and on to the publisher with them."""
+        infer, summarize = self._parts.inference.infer, self._summarizer.add
+
+        def work() -> tuple[int, tuple[Summary, ...]]:
+            posterior = infer(pending.trigger, pending.bucket)
+            done = time.monotonic_ns()
+            return done, summarize(posterior)
+
+        loop = asyncio.get_running_loop()
+        done, summaries = await loop.run_in_executor(self._inference_thread, work)
+        self._open[pending.trigger.window.detector] -= 1
+        end = time.monotonic_ns()
+        journey = pending.journey.then("inference", done).then("summary", end)
+        self._spent("inference", journey.left("batching"), done)
+        self._spent("summary", done, end)
+        window = pending.trigger.window
+        data_end = gps_ns(window.start + len(window.samples), window.rate)
+        for summary in summaries:
+            outgoing = Outgoing(summary=summary, arrived=journey.arrived, marks=journey.marks, data_end_ns=data_end)
+            for observer in self._parts.observers:
+                observer.outgoing(outgoing, window)
+            await self._parts.publisher.put(outgoing)
+
+    def _spent(self, stage: str, begin: int, end: int) -> None:
+        """Tell the observers of time (monotonic ns) in a stage, and how long the queues are now."""
+        depths = {
+            "conditioning": sum(len(channel) for channel in self._records.values()),
+            "batching": len(self._cuts),
+            "inference": len(self._batches) + len(self._pending),
+        }
+        for observer in self._parts.observers:
+            observer.stage(stage, (end - begin) / NANO)
+            for name, depth in depths.items():
+                observer.queue(name, depth)
+
+    def _shed_batch(self, batched: _Batched) -> None:
+        for window in batched.batch.windows:
+            self._give_up("overload", window.detector)
+
+    def _give_up(self, reason: str, detector: str, count: int = 1) -> None:
+        self._open[detector] -= count
+        self._parts.tally("inference", reason, detector, count)
