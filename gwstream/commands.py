@@ -6,7 +6,7 @@ import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gwstream.config import Config
@@ -168,7 +168,7 @@ def _stream_options(command: argparse.ArgumentParser) -> None:
     to.add_argument("--json", action="store_true", help="print messages as JSON lines (default without --broker)")
 
 
-def _stream(args: argparse.Namespace) -> dict[str, object]:
+def _stream(args: argparse.Namespace) -> dict[str, Any]:
     return {"model": args.model, "gate_snr": args.gate_snr, "speed": args.speed, "broker": args.broker}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from gwstream.records import NANO, PARAMETERS, Floats, Posterior
 
 INK, ACCENT, PALE = "#22303c", "#c8452b", "#8fa3b3"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.edgecolor": PALE,
     "axes.labelcolor": INK,

@@ -7,6 +7,8 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from gwstream.errors import GwstreamError
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -52,13 +54,16 @@ async def start(group: asyncio.TaskGroup, port: int, console: Console, seen: See
 async def _subscribe(port: int, console: Console, seen: Seen, ready: asyncio.Event) -> None:
     import aiomqtt
 
-    async with aiomqtt.Client("127.0.0.1", port, protocol=aiomqtt.ProtocolVersion.V5) as client:
-        await client.subscribe("gwstream/+/posterior", qos=1)
-        await client.subscribe("gwstream/+/event", qos=1)
-        ready.set()
-        async for message in client.messages:
-            assert isinstance(message.payload, bytes)
-            take(json.loads(message.payload), console, seen)
+    try:
+        async with aiomqtt.Client("127.0.0.1", port, protocol=aiomqtt.ProtocolVersion.V5) as client:
+            await client.subscribe("gwstream/+/posterior", qos=1)
+            await client.subscribe("gwstream/+/event", qos=1)
+            ready.set()
+            async for message in client.messages:
+                assert isinstance(message.payload, bytes)
+                take(json.loads(message.payload), console, seen)
+    except aiomqtt.MqttError as problem:
+        raise GwstreamError(f"the subscriber lost the broker at 127.0.0.1:{port}: {problem}") from problem
 
 
 def take(message: Message, console: Console, seen: Seen) -> None:
@@ -76,7 +81,7 @@ def take(message: Message, console: Console, seen: Seen) -> None:
     verb = "updated" if event["supersedes"] else "found"
     console.print(
         f"[bold]event {verb}[/bold] in {detector}: GPS {posterior['coalescence']['gps']:.4f}, "
-        f"SNR {posterior['snr']:.1f}, {event['id']}",
+        f"SNR {text(posterior['snr'], 1)}, {event['id']}",
         highlight=False,
     )
 
@@ -96,7 +101,10 @@ def table(message: Message) -> Table:
             middle, low, high, unit = one["mean"], one["arc"]["start"], one["arc"]["end"], "rad, mod π"
         else:
             middle, low, high, unit = one["median"], one["p5"], one["p95"], one["unit"].replace("1", "")
-        out.add_row(label, f"{middle:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}", unit)
+        interval = f"{text(low, digits)} to {text(high, digits)}"
+        if name == "coalescence_time":
+            interval = f"{1e3 * (low - middle):+.1f} to {1e3 * (high - middle):+.1f} ms"
+        out.add_row(label, text(middle, digits), interval, unit)
     return out
 
 
@@ -107,11 +115,16 @@ def heading(message: Message) -> str:
     verdict = "[green]good[/green]"
     if quality["verdict"] != "good":
         verdict = f"[yellow]{quality['verdict']}: {', '.join(quality['reasons'])}[/yellow]"
-    snr, bayes = ("?" if value is None else f"{value:.1f}" for value in (posterior["snr"], posterior["log_bayes"]))
     return (
-        f"[bold]{posterior['detector']}[/bold]  SNR [bold]{snr}[/bold]  ln Bayes factor {bayes}  "
+        f"[bold]{posterior['detector']}[/bold]  SNR [bold]{text(posterior['snr'], 1)}[/bold]  "
+        f"ln Bayes factor {text(posterior['log_bayes'], 1)}  "
         f"latency {latency_ms(message):.0f} ms  {verdict}"
     )
+
+
+def text(value: float | None, digits: int) -> str:
+    """A number as it is printed; the schema's null is a question mark."""
+    return "?" if value is None else f"{value:.{digits}f}"
 
 
 def latency_ms(message: Message) -> float:

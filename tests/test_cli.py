@@ -1,0 +1,212 @@
+"""The command line: quick help that teaches, and errors that say what, where and what to do, with a status each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gwstream import __version__, cli, commands, daemon, errors
+from gwstream.config import Config
+from gwstream.errors import ConfigError, EngineError, GwstreamError, PublishError
+
+NAMES = ("run", "demo", "replay", "simulate", "train", "validate", "check-config", "schema")
+HEAVY = {"numpy", "scipy", "torch", "pydantic", "aiohttp", "aiomqtt", "gwpy", "h5py", "matplotlib", "rich", "asyncio"}
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for name in NAMES:
+        assert re.search(rf"^ {{4}}{name}\b", text, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_command_help_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert f"  gwstream {name}" in text.partition("examples:")[2]
+    assert "exit status:" in text
+
+
+def test_help_lists_every_exit_status() -> None:
+    listed = {int(code) for code in re.findall(r"^ {2}(\d+) ", commands.EXIT_CODES, re.MULTILINE)}
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, GwstreamError)]
+    assert len(kinds) == 6
+    assert listed == {0, 2, 130} | {kind.exit_code for kind in kinds}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom gwstream import cli\n"
+        "try:\n    cli.main(['run', '--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert not HEAVY & set(re.findall(r"'(\w+)'", done.stderr))
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"gwstream {__version__}\n"
+
+
+def test_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["rnu", "gwstream.toml"])
+    assert ended.value.code == 2
+    assert "'rnu'" in capsys.readouterr().err
+
+
+def raising(problem: Exception) -> object:
+    def call(*_: object, **__: object) -> int:
+        raise problem
+
+    return call
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Path:
+    path = tmp_path / "gwstream.toml"
+    path.write_text('[source.detectors.H1]\ndirectory = "frames"\n', encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        PublishError("the broker refuses us"),
+        ExceptionGroup("stages", [ExceptionGroup("inner", [ValueError("x"), EngineError("out of memory")])]),
+    ],
+)
+def test_errors_become_message_and_status(
+    problem: Exception, settings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(daemon, "run", raising(problem))
+    code = cli.main(["run", str(settings)])
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert len(error.splitlines()) == 1
+    assert (code, error) in {
+        (69, "gwstream run: the broker refuses us\n"),
+        (70, "gwstream run: out of memory\n"),
+    }
+
+
+def test_debug_shows_the_traceback(
+    settings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(daemon, "run", raising(PublishError("no")))
+    assert cli.main(["run", str(settings), "--debug"]) == 69
+    assert "Traceback" in capsys.readouterr().err
+    settings.write_text(settings.read_text(encoding="utf-8") + '[service]\nlog_level = "debug"\n', encoding="utf-8")
+    assert cli.main(["run", str(settings)]) == 69
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_bug_is_not_hidden(
+    settings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(daemon, "run", raising(KeyError("lost")))
+    assert cli.main(["run", str(settings)]) == 70
+    error = capsys.readouterr().err
+    assert "KeyError: 'lost'" in error
+    assert "a bug in gwstream" in error.splitlines()[-1]
+
+
+def test_interrupt_and_broken_pipe(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(daemon, "run", interrupted)
+    assert cli.main(["run", str(settings)]) == 130
+
+
+def test_debug_reaches_the_daemon(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = []
+
+    def run(config: Config, **_: object) -> int:
+        levels.append(config.service.log_level)
+        return 0
+
+    monkeypatch.setattr(daemon, "run", run)
+    assert cli.main(["run", str(settings)]) == 0
+    assert cli.main(["run", str(settings), "--debug"]) == 0
+    assert levels == ["info", "debug"]
+
+
+def gwstream(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "gwstream", *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@pytest.mark.parametrize("command", ["run", "check-config"])
+def test_wrong_key(settings: Path, command: str) -> None:
+    settings.write_text('[source.detectors.H1]\ndirektory = "x"\n', encoding="utf-8")
+    done = gwstream(command, str(settings))
+    assert done.returncode == 78
+    assert "did you mean 'directory'?" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1.5", 1.5), ("90s", 90), ("30m", 1800), ("1h30m", 5400)])
+def test_durations(text: str, seconds: float) -> None:
+    assert commands._seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "-5", "30 minutes", "1m1h"])
+def test_wrong_durations(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="write it as 90s, 30m or 1h30m"):
+        commands._seconds(text)
+
+
+def replayed(*files: str, **changes: object) -> Config:
+    options = {"detector": None, "channel": "", "speed": 0.0, "model": None, "gate_snr": 6.5, "broker": None}
+    return daemon.replay_config([Path(name) for name in files], **{**options, **changes})  # type: ignore[arg-type]
+
+
+def test_replay_reads_the_detector_from_the_name() -> None:
+    config = replayed("H-H1_GWOSC_4KHZ_R1-1126259447-32.hdf5", "L-L1_x-1.gwf", "H-H1_x-2.gwf")
+    found = {name: [file.name for file in d.files] for name, d in config.source.detectors.items()}
+    assert found == {"H1": ["H-H1_GWOSC_4KHZ_R1-1126259447-32.hdf5", "H-H1_x-2.gwf"], "L1": ["L-L1_x-1.gwf"]}
+    assert config.source.kind == "replay"
+    assert config.source.speed == 0
+    assert config.source.accept_unknown_dq
+    assert config.inference.model == daemon.default_model().resolve()
+
+
+def test_replay_asks_for_the_detector_it_cannot_tell() -> None:
+    with pytest.raises(ConfigError, match=r"strain\.hdf5: .*--detector"):
+        replayed("strain.hdf5")
+    assert list(replayed("strain.hdf5", detector="V1").source.detectors) == ["V1"]
+
+
+@pytest.mark.parametrize(
+    ("broker", "host", "port"), [("mq", "mq", 1883), ("mq:99", "mq", 99), ("127.0.0.1:1884", "127.0.0.1", 1884)]
+)
+def test_broker_address(broker: str, host: str, port: int) -> None:
+    publish = replayed("H-H1_x.gwf", broker=broker).publish
+    assert (publish.host, publish.port) == (host, port)
+
+
+def test_wrong_broker_address() -> None:
+    with pytest.raises(ConfigError, match="'mqtt' is not a port"):
+        replayed("H-H1_x.gwf", broker="localhost:mqtt")
+
+
+def test_schema_is_a_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    from jsonschema import Draft202012Validator
+
+    assert cli.main(["schema"]) == 0
+    Draft202012Validator.check_schema(json.loads(capsys.readouterr().out))
