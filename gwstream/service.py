@@ -1,0 +1,171 @@
+"""The life of the process: start, run, drain, stop. It knows no stage; the work is passed in.
+
+The first SIGTERM or SIGINT lets the work finish what it has taken in, the second ends the process at once. systemd is
+told what goes on (`sd_notify(3)`), and that the event loop still turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from gwstream.config import MetricsConfig, ServiceConfig
+from gwstream.errors import GwstreamError
+from gwstream.metrics import Metrics
+from gwstream.web import Feed, serving
+
+log = logging.getLogger("service")
+
+GRACE = 1.0  # s beyond the drain limit before the work is cancelled
+CANCEL_LIMIT = 4.0  # s for cancelled work to clean up; then the process ends as it stands
+BEAT = 0.5  # s between two looks at the event loop's delay
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@dataclass(slots=True)
+class Life:
+    """What the work is given: the signal to stop, and a way to say how far it is."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def ready(self, status: str = "running") -> None:
+        """All is up; units that wait for the daemon may go on."""
+        log.info("ready: %s", status)
+        notify(f"READY=1\nSTATUS={status}")
+
+    def status(self, text: str) -> None:
+        """One line for ``systemctl status``."""
+        notify(f"STATUS={text}")
+
+
+Work = Callable[[Life], Coroutine[Any, Any, None]]
+"""Runs to its end, or until ``life.stop`` is set and it has then finished what it has taken in."""
+
+
+async def serve(work: Work, *, service: ServiceConfig, http: MetricsConfig, metrics: Metrics, feed: Feed) -> None:
+    """Run ``work`` with the HTTP server beside it, to its end or a signal.
+
+    Raises `GwstreamError`: the work's own; `ConfigError` if the HTTP port is taken; anything else that killed the work
+    comes as a `GwstreamError` that names the place.
+    """
+    life = Life()
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_signals(life.stop))
+        if http.enabled:
+            port = await stack.enter_async_context(serving(http, feed=feed, exposition=metrics.exposition))
+            log.info("live page and metrics at http://%s:%d/", http.host, port)
+        beat = asyncio.create_task(_beat(metrics), name="service-beat")
+        stack.callback(beat.cancel)
+        await _live(work, life, service.drain)
+
+
+async def _live(work: Work, life: Life, drain: float) -> None:
+    """The work, from its first moment to its last."""
+    task = asyncio.create_task(work(life), name="work")
+    stopped = asyncio.create_task(life.stop.wait(), name="service-stop")
+    try:
+        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+        notify("STOPPING=1")
+        if not task.done():
+            log.info("told to stop: finishing what has been read, for %g s at most", drain)
+            await asyncio.wait((task,), timeout=drain + GRACE)
+        if not task.done():
+            log.warning("not finished after %g s: stopping all the same", drain)
+            await _cancel(task)
+    finally:
+        stopped.cancel()
+        task.cancel()
+    if not task.cancelled() and (problem := task.exception()) is not None:
+        raise _told(problem)
+    log.info("stopped")
+
+
+async def _cancel(task: asyncio.Future[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,), timeout=CANCEL_LIMIT)
+    if not task.done():
+        log.error("a part does not stop: the process ends without it")
+        _leave(GwstreamError.exit_code)
+
+
+def _told(problem: BaseException) -> BaseException:
+    """The error to show for what killed the work: the first of a group, foreign ones with their place."""
+    while isinstance(problem, BaseExceptionGroup):
+        problem = problem.exceptions[0]
+    if isinstance(problem, GwstreamError) or not isinstance(problem, Exception):
+        return problem
+    frames = [frame for frame in traceback.extract_tb(problem.__traceback__) if "gwstream" in frame.filename]
+    place = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    log.error("this is a defect of gwstream; please report what follows", exc_info=problem)
+    told = GwstreamError(f"the daemon failed{place}: {type(problem).__name__}: {problem}")
+    told.__cause__ = problem
+    return told
+
+
+@contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    """First signal: ``stop``. Second: the end. Python's handlers, for they work while the loop is busy."""
+    loop = asyncio.get_running_loop()
+
+    seen: list[int] = []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if seen:
+            os.write(2, b"second signal: stopped at once, what was on its way is lost\n")
+            _leave(128 + number)
+        seen.append(number)
+        loop.call_soon_threadsafe(stop.set)
+
+    before = {number: signal.signal(number, handle) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process without waiting for threads."""
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(status)
+
+
+async def _beat(metrics: Metrics) -> None:
+    """Measure the event loop's delay, and tell systemd's watchdog that it turns."""
+    loop = asyncio.get_running_loop()
+    watched = watchdog_interval()
+    told = loop.time()
+    while True:
+        due = loop.time() + BEAT
+        await asyncio.sleep(BEAT)
+        metrics.loop_lag(max(0.0, loop.time() - due))
+        if watched and loop.time() - told >= watched / 3:
+            notify("WATCHDOG=1")
+            told = loop.time()
+
+
+def watchdog_interval() -> float:
+    """Seconds after which systemd restarts a silent process; 0: it does not watch."""
+    mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    text = os.environ.get("WATCHDOG_USEC", "0")
+    return int(text) / 1e6 if mine and text.isdecimal() else 0.0
+
+
+def notify(message: str) -> None:
+    """Tell systemd (`sd_notify(3)`); without it, nothing happens."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
+            out.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
