@@ -233,7 +233,7 @@ class _Pipeline:
             )
             places[detector] += 1
         while self._live and len(self._pending) > TRIGGERS:
-            worst = max(self._pending)
+            worst = max(self._pending, key=lambda one: (one.place, -one.batch, one.offset))
             self._pending.remove(worst)
             heapq.heapify(self._pending)
             self._give_up("overload", worst.trigger.window.detector)

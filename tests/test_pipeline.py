@@ -1,0 +1,371 @@
+"""The pipeline with small stand-ins for its stages: nothing lost, order, marks, back-pressure, shedding, ends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import GPS, RATE, posterior, trigger, whitener, window
+
+from gwstream.config import Config
+from gwstream.errors import EngineError, SourceError
+from gwstream.parts import Parts
+from gwstream.pipeline import BATCHES, BATCHES_AT_REST, CUTS, RECORDS, TRIGGERS, run
+from gwstream.prior import Prior
+from gwstream.records import Batch, Gap, Outgoing, Posterior, Strain, Trigger, Whitener, Window
+
+STEPS = ("source", "conditioning_queue", "conditioning", "batching", "inference_queue", "inference", "summary")
+
+
+def strain(second: int, detector: str = "H1") -> Strain:
+    """One second; its samples are its number."""
+    samples = np.full(RATE, float(second))
+    start = (GPS + second) * RATE
+    return Strain(detector=detector, start=start, rate=RATE, samples=samples, arrived=time.monotonic_ns())
+
+
+class FakeSource:
+    """Yields the records given, or fails; ``endless`` waits after the last."""
+
+    def __init__(self, records: Mapping[str, Iterable[Strain | Gap | Exception]], live: bool, endless: bool = False):
+        self.detectors = tuple(records)
+        self.live = live
+        self.given = records
+        self.endless = endless
+        self.read: Counter[str] = Counter()
+
+    async def stream(self, detector: str) -> AsyncIterator[Strain | Gap]:
+        for record in self.given[detector]:
+            await asyncio.sleep(0)
+            if isinstance(record, Exception):
+                raise record
+            self.read[detector] += 1
+            yield record
+        if self.endless:
+            await asyncio.Event().wait()
+
+
+class FakeConditioner:
+    """``per_second`` windows a record, none for a gap."""
+
+    def __init__(self, detector: str, per_second: int = 16) -> None:
+        self.whitener: Whitener | None = whitener(detector)
+        self.detector = detector
+        self.per_second = per_second
+
+    def push(self, record: Strain | Gap) -> list[Window]:
+        if isinstance(record, Gap):
+            return []
+        second = record.start // RATE - GPS
+        hop = 16 // self.per_second
+        return [window(16 * second + hop * k, self.detector) for k in range(self.per_second)]
+
+
+class FakeInference:
+    """Passes the windows in ``passing``: number within its second -> coalescence in the window."""
+
+    def __init__(self, passing: Mapping[int, float] = {2: 0.70, 3: 0.76, 4: 0.84}, delay: float = 0.0) -> None:
+        self.passing = passing
+        self.delay = delay
+        self.threads: set[int] = set()
+        self.judged: list[Window] = []
+        self.inferred: list[Window] = []
+        self.hold: threading.Event | None = None
+
+    def gate(self, batch: Batch) -> Sequence[Trigger]:
+        self.threads.add(threading.get_ident())
+        self.judged += batch.windows
+        out = []
+        for one in batch.windows:
+            number = (one.start // 16) % 16
+            out.append(trigger(one, self.passing.get(number, 0.9), passed=number in self.passing))
+        return out
+
+    def infer(self, found: Trigger, bucket: int) -> Posterior:
+        self.threads.add(threading.get_ident())
+        if self.hold is not None:
+            assert self.hold.wait(5)
+        time.sleep(self.delay)
+        self.inferred.append(found.window)
+        return posterior(found.window, time=found.time, n=50, bucket=bucket)
+
+
+class FakePublisher:
+    def __init__(self) -> None:
+        self.sent: list[Outgoing] = []
+        self.times: list[float] = []
+        self.drained: float | None = None
+        self.running = False
+
+    async def put(self, outgoing: Outgoing) -> None:
+        self.sent.append(outgoing)
+        self.times.append(time.monotonic())
+
+    async def run(self) -> None:
+        self.running = True
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.running = False
+
+    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109
+        assert self.running
+        self.drained = timeout
+
+
+class FakeObserver:
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+        self.stages: Counter[str] = Counter()
+        self.depths: Counter[str] = Counter()
+
+    def record(self, record: Strain | Gap) -> None:
+        self.seen["record"] += 1
+
+    def conditioned(self, detector: str, windows: Sequence[Window], whitener: Whitener | None) -> None:
+        self.seen["windows"] += len(windows)
+
+    def gated(self, batch: Batch, triggers: Sequence[Trigger]) -> None:
+        self.seen["triggers"] += len(triggers)
+
+    def outgoing(self, outgoing: Outgoing, window: Window) -> None:
+        self.seen[outgoing.summary.kind] += 1
+
+    def stage(self, stage: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.stages[stage] += 1
+
+    def queue(self, stage: str, depth: int) -> None:
+        self.depths[stage] = max(self.depths[stage], depth)
+
+
+def parts(source: FakeSource, **changes: Any) -> Parts:
+    table: dict[str, Any] = {"source": {"kind": "simulated", "detectors": {name: {} for name in source.detectors}}}
+    fields: dict[str, Any] = {
+        "config": Config.model_validate(table | changes.pop("table", {})),
+        "source": source,
+        "conditioner": FakeConditioner,
+        "inference": FakeInference(),
+        "prior": Prior(),
+        "publisher": FakePublisher(),
+    }
+    return Parts(**{**fields, **changes})
+
+
+async def finish(joined: Parts, stop: asyncio.Event | None = None) -> FakePublisher:
+    async with asyncio.timeout(20):
+        await run(joined, stop or asyncio.Event())
+    assert isinstance(joined.publisher, FakePublisher)
+    assert not joined.publisher.running
+    assert not ours()
+    return joined.publisher
+
+
+def ours() -> set[str]:
+    """Names of the pipeline's tasks that still run."""
+    names = {task.get_name() for task in asyncio.all_tasks()}
+    return {name for name in names if name.split()[0] in {"source", "conditioning", "batching", "inference", "publish"}}
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  (what is waited for knows no events)
+            await asyncio.sleep(0.002)
+
+
+def kinds(publisher: FakePublisher, kind: str) -> list[Outgoing]:
+    return [one for one in publisher.sent if one.summary.kind == kind]
+
+
+@pytest.mark.parametrize("live", [False, True])
+async def test_a_finite_source_is_worked_off(live: bool) -> None:
+    source = FakeSource({name: [strain(n, name) for n in range(8)] for name in ("H1", "L1")}, live)
+    inference, observer = FakeInference(), FakeObserver()
+    joined = parts(source, inference=inference, observers=[observer])
+    publisher = await finish(joined)
+    for name in ("H1", "L1"):
+        judged = [w.start for w in inference.judged if w.detector == name]
+        assert judged == [w.start for n in range(8) for w in FakeConditioner(name).push(strain(n, name))]
+    assert len(kinds(publisher, "posterior")) == 2 * 8 * 3
+    assert len({one.summary.id for one in kinds(publisher, "posterior")}) == 2 * 8 * 3
+    assert len(inference.threads) == 1
+    assert inference.threads != {threading.get_ident()}
+    assert publisher.drained == joined.config.service.drain
+    assert observer.seen["record"] == 16
+    assert observer.seen["windows"] == observer.seen["triggers"] == 16 * 16
+    assert observer.seen["posterior"] == 48
+    assert set(observer.stages) == {"source", "conditioning", "batching", "inference", "summary"}
+
+
+async def test_the_best_placed_window_goes_first_and_makes_the_event() -> None:
+    publisher = await finish(parts(FakeSource({"H1": [strain(0)]}, live=True)))
+    starts = [one.summary.gps_ns for one in kinds(publisher, "posterior")]
+    assert len(starts) == 3
+    told = publisher.sent[:2]
+    assert [one.summary.kind for one in told] == ["posterior", "event"]
+    assert told[0].summary.id == f"H1-{GPS * RATE + 3 * 16}-abc"  # 0.76 s is nearest the middle
+
+
+async def test_each_detector_has_its_best_before_any_has_its_second() -> None:
+    joined = parts(
+        FakeSource({"H1": [strain(0, "H1")], "L1": [strain(0, "L1")]}, live=True),
+        table={"batching": {"size": 64, "max_age": 0.05}},
+    )
+    publisher = await finish(joined)
+    detectors = [one.summary.detector for one in kinds(publisher, "posterior")]
+    assert set(detectors[:2]) == {"H1", "L1"}
+    assert len(detectors) == 6
+
+
+async def test_a_posterior_is_handed_on_before_the_next_is_made() -> None:
+    publisher = await finish(parts(FakeSource({"H1": [strain(0)]}, live=True), inference=FakeInference(delay=0.05)))
+    times = [t for t, one in zip(publisher.times, publisher.sent, strict=True) if one.summary.kind == "posterior"]
+    assert np.diff(times).min() > 0.04
+
+
+async def test_marks_follow_one_another() -> None:
+    before = time.monotonic_ns()
+    publisher = await finish(parts(FakeSource({"H1": [strain(n) for n in range(3)]}, live=False)))
+    for one in publisher.sent:
+        assert tuple(name for name, _ in one.marks) == STEPS
+        times = [one.arrived, *(at for _, at in one.marks)]
+        assert times == sorted(times)
+        assert before < times[0]
+        assert times[-1] < time.monotonic_ns()
+        start = int(one.summary.id.removeprefix("E-").split("-")[1])
+        assert one.data_end_ns == (start + RATE) * 10**9 // RATE
+
+
+async def test_a_silent_detector_delays_nobody() -> None:
+    class Silent(FakeSource):
+        async def stream(self, detector: str) -> AsyncIterator[Strain | Gap]:
+            if detector == "L1":
+                await asyncio.Event().wait()
+            async for record in super().stream(detector):
+                yield record
+
+    stop = asyncio.Event()
+    joined = parts(Silent({"H1": [strain(n) for n in range(3)], "L1": []}, live=True, endless=True))
+    running = asyncio.create_task(finish(joined, stop))
+    publisher = joined.publisher
+    assert isinstance(publisher, FakePublisher)
+    await until(lambda: len(kinds(publisher, "posterior")) == 9)
+    stop.set()
+    await running
+
+
+async def test_what_is_not_live_waits_and_loses_nothing() -> None:
+    seconds = 400
+    source = FakeSource({"H1": [strain(n) for n in range(seconds)]}, live=False)
+    inference, observer, lost = FakeInference({3: 0.75}), FakeObserver(), Counter[str]()
+    inference.hold = threading.Event()
+    joined = parts(source, inference=inference, observers=[observer], tally=lambda s, r, d, n=1: lost.update({r: n}))
+    running = asyncio.create_task(finish(joined))
+    await asyncio.sleep(0.3)
+    assert source.read["H1"] <= RECORDS + CUTS + BATCHES_AT_REST + 5  # it stands still
+    inference.hold.set()
+    publisher = await running
+    assert len(kinds(publisher, "posterior")) == seconds
+    assert not lost
+
+
+async def test_live_strain_that_comes_too_fast_is_given_up_oldest_first() -> None:
+    seconds = 2 * BATCHES
+    source = FakeSource({"H1": [strain(n) for n in range(seconds)]}, live=True)
+    inference, lost = FakeInference({3: 0.75}), Counter[tuple[str, str, str]]()
+    inference.hold = threading.Event()
+    joined = parts(source, inference=inference, tally=lambda s, r, d, n=1: lost.update({(s, r, d): n}))
+    running = asyncio.create_task(finish(joined))
+    await until(lambda: source.read["H1"] == seconds)
+    await asyncio.sleep(0.1)
+    inference.hold.set()
+    publisher = await running
+    assert set(lost) == {("inference", "overload", "H1")}
+    passed = sum((w.start // 16) % 16 == 3 for w in inference.judged)
+    unjudged = 16 * seconds - len(inference.judged)
+    assert lost.total() == unjudged + passed - len(kinds(publisher, "posterior"))
+    assert len(inference.judged) < 16 * seconds
+    newest = {w.start for n in range(seconds - BATCHES // 2, seconds) for w in FakeConditioner("H1").push(strain(n))}
+    assert newest <= {w.start for w in inference.judged}
+
+
+async def test_windows_behind_the_gate_are_bounded_too() -> None:
+    everything = dict.fromkeys(range(16), 0.75)
+    seconds = BATCHES // 2
+    source = FakeSource({"H1": [strain(n) for n in range(seconds)]}, live=True)
+    inference, lost = FakeInference(everything), Counter[str]()
+    inference.hold = threading.Event()
+    joined = parts(source, inference=inference, tally=lambda s, r, d, n=1: lost.update({r: n}))
+    running = asyncio.create_task(finish(joined))
+    await asyncio.sleep(0.5)
+    inference.hold.set()
+    publisher = await running
+    made = len(kinds(publisher, "posterior"))
+    assert made <= TRIGGERS + 16 + 1
+    assert lost["overload"] == 16 * seconds - made
+
+
+async def test_stop_finishes_what_was_read() -> None:
+    source = FakeSource({"H1": [strain(n) for n in range(6)]}, live=True, endless=True)
+    inference, stop = FakeInference(delay=0.01), asyncio.Event()
+    running = asyncio.create_task(finish(parts(source, inference=inference), stop))
+    await until(lambda: source.read["H1"] == 6)
+    stop.set()
+    publisher = await running
+    assert len(kinds(publisher, "posterior")) == 18
+    assert publisher.drained is not None
+    assert publisher.drained < 5
+
+
+async def test_the_drain_is_bounded_and_what_it_leaves_is_counted() -> None:
+    source = FakeSource({"H1": [strain(n) for n in range(6)]}, live=True, endless=True)
+    inference, stop, lost = FakeInference(delay=0.08), asyncio.Event(), Counter[str]()
+    table = {"service": {"drain": 0.3}}
+    joined = parts(source, inference=inference, table=table, tally=lambda s, r, d, n=1: lost.update({r: n}))
+    running = asyncio.create_task(finish(joined, stop))
+    await until(lambda: bool(inference.inferred))
+    stop.set()
+    begin = time.monotonic()
+    publisher = await running
+    assert time.monotonic() - begin < 0.6
+    assert set(lost) == {"stopped"}
+    assert lost["stopped"] + len(kinds(publisher, "posterior")) == 18
+
+
+async def test_a_source_that_fails_takes_everything_down() -> None:
+    records: list[Strain | Gap | Exception] = [strain(0, "L1"), SourceError("the disk is gone")]
+    source = FakeSource({"H1": [strain(0)], "L1": records}, live=True, endless=True)
+    joined = parts(source)
+    with pytest.raises(ExceptionGroup) as raised:
+        await run(joined, asyncio.Event())
+    assert raised.group_contains(SourceError, match="the disk is gone")
+    assert not ours()
+
+
+@pytest.mark.parametrize("stage", ["gate", "infer", "push", "publish"])
+async def test_a_stage_that_fails_takes_everything_down(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Any:
+        raise EngineError(f"{stage} failed")
+
+    async def fail_later(*_: object) -> None:
+        fail()
+
+    owner = {"gate": FakeInference, "infer": FakeInference, "push": FakeConditioner, "publish": FakePublisher}[stage]
+    name, replacement = ("run", fail_later) if stage == "publish" else (stage, fail)
+    monkeypatch.setattr(owner, name, replacement)
+    with pytest.raises(ExceptionGroup) as raised:
+        await run(parts(FakeSource({"H1": [strain(0)]}, live=True, endless=True)), asyncio.Event())
+    assert raised.group_contains(EngineError, match=f"{stage} failed")
+    assert not ours()
+
+
+async def test_a_gap_passes_without_windows() -> None:
+    gap = Gap(detector="H1", start=(GPS + 1) * RATE, rate=RATE, length=RATE, reason="missing")
+    publisher = await finish(parts(FakeSource({"H1": [strain(0), gap, strain(2)]}, live=True)))
+    assert len(kinds(publisher, "posterior")) == 6
