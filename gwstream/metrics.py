@@ -6,7 +6,8 @@ more than an increment. The registry is passed in, so that two daemons in one pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -15,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from gwstream import __version__, clock
 from gwstream.publish import Delivered
-from gwstream.records import NANO, Whitener
+from gwstream.records import NANO, Batch, Gap, Outgoing, Strain, Trigger, Whitener, Window, gps_ns
 
 STAGES = ("source", "conditioning", "batching", "inference", "summary", "publish")
 STATES = ("waiting", "ready", "full")
@@ -136,7 +137,7 @@ class Metrics:
         for kind in ("posterior", "event"):
             self._child(self._published, detector, kind)
         self._child(self._latency, detector)
-        self.whitener(detector, None)
+        self._whitener(detector, None, 0.0)
 
     def tally(self, stage: str, reason: str, detector: str, count: int = 1) -> None:
         """A `records.Tally`."""
@@ -159,46 +160,49 @@ class Metrics:
         """Records waiting before a stage."""
         self._child(self._queue, stage).set(depth)
 
-    def batch(self, bucket: int) -> None:
-        """A batch was judged, padded to ``bucket`` windows."""
-        self._child(self._batches, str(bucket)).inc()
-
-    def strain(self, detector: str, end_ns: int, seconds: float) -> None:
-        """Strain of ``seconds`` came in; it ends at GPS ``end_ns``."""
-        self._child(self._strain, detector).inc(seconds)
+    def record(self, record: Strain | Gap) -> None:
+        """Strain came in, or was missing or vetoed."""
+        if isinstance(record, Gap):
+            self._child(self._gaps, record.detector).inc(record.length / record.rate)
+            return
+        detector = record.detector
+        self._child(self._strain, detector).inc(len(record.samples) / record.rate)
         if detector not in self._data_end:
             self._child(self._age, detector).set_function(lambda: (self._now_ns() - self._data_end[detector]) / NANO)
-        self._data_end[detector] = end_ns
+        self._data_end[detector] = gps_ns(record.end, record.rate)
 
-    def gap(self, detector: str, seconds: float) -> None:
-        """``seconds`` of strain were missing or vetoed."""
-        self._child(self._gaps, detector).inc(seconds)
+    def conditioned(self, detector: str, windows: Sequence[Window], whitener: Whitener | None) -> None:
+        """A record became windows; ``whitener``: the newest, None before there is one."""
+        age = (windows[-1].start - windows[-1].whitener.end) / windows[-1].rate if windows else None
+        self._whitener(detector, whitener, age)
 
-    def whitener(self, detector: str, whitener: Whitener | None, age: float = 0.0) -> None:
-        """State of the PSD, None before there is one; ``age``: s from its end to the window."""
+    def gated(self, batch: Batch, triggers: Sequence[Trigger]) -> None:
+        """A batch was judged."""
+        self._child(self._batches, str(batch.bucket)).inc()
+        for trigger in triggers:
+            self._child(self._windows, trigger.window.detector).inc()
+            if trigger.passed:
+                self._child(self._triggers, trigger.window.detector).inc()
+
+    def outgoing(self, outgoing: Outgoing, window: Window) -> None:
+        """A summary goes to the publisher."""
+        summary = outgoing.summary
+        if summary.kind == "event":
+            self._child(self._events, summary.detector).inc()
+        else:
+            verdict = json.loads(summary.posterior)["quality"]["verdict"]
+            self._child(self._posteriors, summary.detector, verdict).inc()
+
+    def _whitener(self, detector: str, whitener: Whitener | None, age: float | None = None) -> None:
+        """State of the PSD; ``age``: s from its end to the last window, None: no news."""
         state = "waiting" if whitener is None else whitener.state
         for name in STATES:
             self._child(self._state, detector, name).set(name == state)
         self._child(self._averages, detector).set(whitener.averages if whitener else 0)
-        self._child(self._psd_age, detector).set(age)
+        if age is not None:
+            self._child(self._psd_age, detector).set(age)
         self._child(self._drift, detector).set(whitener.drift if whitener else 0.0)
         self._child(self._range, detector).set(whitener.range_mpc if whitener else 0.0)
-
-    def windows(self, detector: str, count: int = 1) -> None:
-        """Windows went through the gate."""
-        self._child(self._windows, detector).inc(count)
-
-    def trigger(self, detector: str) -> None:
-        """A window passed the gate."""
-        self._child(self._triggers, detector).inc()
-
-    def posterior(self, detector: str, good: bool) -> None:
-        """A posterior was made."""
-        self._child(self._posteriors, detector, "good" if good else "suspect").inc()
-
-    def event(self, detector: str) -> None:
-        """An event was told, or told again."""
-        self._child(self._events, detector).inc()
 
     def loop_lag(self, seconds: float) -> None:
         """Largest delay of the event loop in the last period."""

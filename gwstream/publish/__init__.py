@@ -148,10 +148,10 @@ class Publisher:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # daemons must not all come back at once
             pause = min(2 * pause, self._config.backoff)
 
-    async def drain(self, limit: float) -> int:
-        """Wait up to ``limit`` s until all is acknowledged; returns, and counts, what is not."""
+    async def drain(self, timeout: float) -> int:  # noqa: ASYNC109
+        """Wait up to ``timeout`` s until all is acknowledged; returns, and counts, what is not."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(timeout):
                 while self.depth:
                     self._room.clear()
                     await self._room.wait()

@@ -2,5 +2,6 @@
 
 from gwstream.web.feed import DetectorState, Feed
 from gwstream.web.server import serving
+from gwstream.web.watch import Watch
 
-__all__ = ["DetectorState", "Feed", "serving"]
+__all__ = ["DetectorState", "Feed", "Watch", "serving"]

@@ -1,0 +1,139 @@
+"""Makes of what passes through the pipeline what the live page is told, no more often than a page can use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gwstream.records import Batch, Floats, Gap, Outgoing, Strain, Trigger, Whitener, Window, gps_ns
+from gwstream.web.feed import DetectorState, Feed
+
+STATE_INTERVAL = 1.0  # s between two states of a detector
+PIECE = 0.25  # s of strain a message holds at least
+
+
+@dataclass(slots=True)
+class _Detector:
+    """What is known of one detector; ``end``: sample count after the last sample told or held back."""
+
+    whitener: Whitener | None = None
+    data_end_ns: int = 0
+    snr: float | None = None
+    windows: int = 0
+    triggers: int = 0
+    simulated: bool = False
+    told: float = -STATE_INTERVAL
+    end: int | None = None
+    held: list[Floats] = field(default_factory=list)
+
+
+class Watch:
+    """Observes the pipeline for ``feed``.
+
+    ``live``: the age of the data means something. ``tell`` hears of detectors' states, when they change
+    (`gwstream.publish.Publisher.tell`).
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        *,
+        live: bool = True,
+        tell: Callable[..., None] = lambda **_: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._feed = feed
+        self._live = live
+        self._tell = tell
+        self._clock = clock
+        self._detectors: dict[str, _Detector] = {}
+        self._states: dict[str, str] = {}
+
+    def record(self, record: Strain | Gap) -> None:
+        """Came out of the source."""
+        detector = self._of(record.detector)
+        if isinstance(record, Strain):
+            detector.data_end_ns = gps_ns(record.end, record.rate)
+            detector.simulated = record.simulated
+        self._state(record.detector, detector)
+
+    def conditioned(self, detector: str, windows: Sequence[Window], whitener: Whitener | None) -> None:
+        """A record became these windows; ``whitener``: the newest."""
+        known = self._of(detector)
+        known.whitener = whitener
+        for window in windows:
+            self._strain(known, window)
+        self._state(detector, known)
+
+    def gated(self, batch: Batch, triggers: Sequence[Trigger]) -> None:
+        """A batch was judged."""
+        for trigger in triggers:
+            known = self._of(trigger.window.detector)
+            known.snr = trigger.snr
+            known.windows += 1
+            known.triggers += trigger.passed
+
+    def outgoing(self, outgoing: Outgoing, window: Window) -> None:
+        """The summary of a window goes to the publisher."""
+        self._feed.posterior(outgoing.summary, window.samples)
+
+    def stage(self, stage: str, seconds: float) -> None:
+        """Of no interest to the page."""
+
+    def queue(self, stage: str, depth: int) -> None:
+        """Of no interest to the page."""
+
+    def _of(self, detector: str) -> _Detector:
+        return self._detectors.setdefault(detector, _Detector())
+
+    def _state(self, name: str, detector: _Detector) -> None:
+        """Tell the state if it is time, or if it is another."""
+        whitener = detector.whitener
+        state = "waiting" if whitener is None else whitener.state
+        news = self._states.get(name) != state
+        if not news and self._clock() - detector.told < STATE_INTERVAL:
+            return
+        detector.told = self._clock()
+        self._feed.detector(
+            name,
+            DetectorState(
+                state="waiting" if whitener is None else whitener.state,
+                averages=whitener.averages if whitener else 0,
+                history=whitener.history if whitener else 0.0,
+                range_mpc=whitener.range_mpc if whitener else 0.0,
+                drift=whitener.drift if whitener else 0.0,
+                data_end_ns=detector.data_end_ns,
+                snr=detector.snr,
+                windows=detector.windows,
+                triggers=detector.triggers,
+                live=self._live,
+                simulated=detector.simulated,
+            ),
+        )
+        if news:
+            self._states[name] = state
+            self._tell(detectors={name: {"state": state} for name, state in self._states.items()})
+
+    def _strain(self, detector: _Detector, window: Window) -> None:
+        """Tell the samples that no window before had; a window goes on where the one before began to end."""
+        n, end = len(window.samples), window.start + len(window.samples)
+        fresh = n if detector.end is None else end - detector.end
+        if fresh <= 0:
+            return
+        if fresh > n:  # a gap: what is held ends before it
+            self._flush(detector, window)
+            fresh = n
+        detector.held.append(window.samples[n - fresh :])
+        detector.end = end
+        if sum(map(len, detector.held)) >= PIECE * window.rate:
+            self._flush(detector, window)
+
+    def _flush(self, detector: _Detector, window: Window) -> None:
+        if detector.held and detector.end is not None:
+            samples = np.concatenate(detector.held)
+            start = gps_ns(detector.end - len(samples), window.rate)
+            self._feed.strain(window.detector, start, window.rate, samples)
+            detector.held.clear()
