@@ -64,11 +64,10 @@ class PriorSpec(Section):
 class BankSpec(Section):
     """The template bank of gate and likelihood."""
 
-    components: int = Field(32, ge=4, le=128, description="complex singular vectors kept")
-    chirp_nodes: int = Field(161, ge=16)
-    ratio_nodes: int = Field(49, ge=8)
-    gate_chirp: int = Field(10, ge=2, description="gate templates along chirp mass")
-    gate_ratio: tuple[float, ...] = Field((0.4, 0.9), description="and mass ratio")
+    components: int = Field(40, ge=4, le=128, description="complex singular vectors kept")
+    chirp_nodes: int = Field(256, ge=16)
+    ratio_nodes: int = Field(40, ge=8)
+    gate: int = Field(32, ge=1, le=256, description="templates of the gate")
 
 
 class NetworkSpec(Section):
@@ -92,9 +91,9 @@ class TrainingSpec(Section):
     ramp: float = Field(0.25, ge=0, le=0.9, description="fraction over which the KL term comes in")
     importance: int = Field(4, ge=1, description="IWAE draws in the last stretch")
     importance_from: float = Field(0.5, ge=0, le=1)
-    max_snr: float = Field(40.0, gt=0, description="injections louder than this are left out")
-    whiteners: int = Field(192, ge=1, description="PSDs of the family held at a time")
-    refresh: float = Field(0.1, gt=0, le=1, description="fraction of the run after which the family is drawn anew")
+
+    whiteners: int = Field(96, ge=1, description="PSDs of the family held at a time")
+    refresh: float = Field(0.05, gt=0, le=1, description="fraction of the run after which the family is drawn anew")
 
 
 class ModelSpec(Section):

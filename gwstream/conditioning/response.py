@@ -19,7 +19,7 @@ Spectrum = NDArray[np.complex128]
 
 
 @lru_cache(maxsize=8)
-def _gain(spec: ConditioningSpec, bins: int) -> Floats:
+def gain(spec: ConditioningSpec, bins: int) -> Floats:
     """Zero-phase gain of the anti-alias filter at ``bins`` frequencies from 0 to ``spec.rate``."""
     rate = DESIGN_RATE * spec.rate
     taps = anti_alias(spec, rate)
@@ -30,7 +30,7 @@ def _gain(spec: ConditioningSpec, bins: int) -> Floats:
 
 def decimate(spec: ConditioningSpec, spectrum: Spectrum) -> Spectrum:
     """Spectra of strain, (…, 2 m + 1) on 0 … spec.rate Hz, as spectra of the decimated stream, (…, m + 1)."""
-    shaped = spectrum * _gain(spec, spectrum.shape[-1])
+    shaped = spectrum * gain(spec, spectrum.shape[-1])
     middle = spectrum.shape[-1] // 2
     out = shaped[..., : middle + 1].copy()
     out[..., 1:] += np.conj(shaped[..., -2 : middle - 1 : -1])

@@ -1,0 +1,180 @@
+"""Stage 4: `Batch` in; the gate on every window; behind it proposal, draws, weights: a `Posterior`.
+
+Synchronous and pure: draws are keyed by the posterior's id, every product behind the gate has one shape, so a posterior
+can be recomputed to the last bit on the same engine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import chi2
+
+from gwstream.config import InferenceConfig
+from gwstream.inference.checkpoint import Model, load_model
+from gwstream.inference.engine_torch import TorchEngine
+from gwstream.inference.features import assemble
+from gwstream.inference.gate import MatchedFilter, best, neighbours
+from gwstream.inference.importance import Target, effective, sample
+from gwstream.inference.likelihood import Templates, log_ratio
+from gwstream.inference.mixture import Mixture
+from gwstream.inference.parameters import Anchor, decode, limits
+from gwstream.records import Batch, Floats, Posterior, Trigger, Waveform, Whitener, Window
+
+__all__ = ["Inference", "Model", "load_model"]
+
+KEPT_WHITENERS = 12
+BAND_DRAWS = 300  # from which the waveform's band is read
+RESIDUAL_BAND = (20.0, 110.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Live:
+    """What one whitener makes of the bank."""
+
+    templates: Templates
+    gate: MatchedFilter
+
+
+class Inference:
+    """A model ready to judge windows, on one engine, in one thread."""
+
+    def __init__(self, model: Model, config: InferenceConfig) -> None:
+        torch.set_num_threads(config.threads)
+        self.model = model
+        self._config = config
+        self._engine = TorchEngine(model.net)
+        self._live: OrderedDict[str, _Live] = OrderedDict()
+        self._chirps = torch.from_numpy(model.bank.gate[:, 0]).float()
+        self._tag = hashlib.sha256(f"{model.hash}{model.conditioning_hash}".encode()).hexdigest()[:12]
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine in use."""
+        return self._engine.name
+
+    def identity(self, window: Window) -> str:
+        """The posterior's id: detector, GPS of the window's first sample in ns, digest of model and conditioning."""
+        return f"{window.detector}-{window.gps_ns}-{self._tag}"
+
+    def gate(self, batch: Batch) -> tuple[Trigger, ...]:
+        """The best matched filter of every window, in the batch's order."""
+        triggers: dict[int, Trigger] = {}
+        groups: dict[str, list[int]] = {}
+        for index, window in enumerate(batch.windows):
+            groups.setdefault(window.whitener.id, []).append(index)
+        for rows in groups.values():
+            windows = [batch.windows[row] for row in rows]
+            filters = self._filters(windows[0].whitener).gate
+            samples = torch.from_numpy(np.stack([window.samples for window in windows])).float()
+            found = best(filters(samples), filters.times)
+            for k, row in enumerate(rows):
+                snr, time = float(found.snr[k]), float(found.time[k])
+                low, high = self.model.spec.prior.time
+                triggers[row] = Trigger(
+                    window=windows[k],
+                    snr=snr,
+                    time=time,
+                    phase=float(found.phase[k]) % (2 * math.pi),
+                    template=int(found.template[k]),
+                    passed=snr >= self._config.gate_snr and low <= time <= high,
+                )
+        return tuple(triggers[index] for index in range(len(batch.windows)))
+
+    def infer(self, trigger: Trigger, bucket: int = 1) -> Posterior:
+        """The weighted posterior of one window."""
+        window = trigger.window
+        live = self._filters(window.whitener)
+        name = self.identity(window)
+        rng = np.random.Generator(np.random.Philox(key=int(hashlib.sha256(name.encode()).hexdigest()[:32], 16)))
+        y, anchor = self._features(window, live)
+        low, high = limits(anchor, self.model.spec.prior)
+        latents = self._config.latents
+        noise = rng.standard_normal((latents, *self._engine.noise_shape))
+        uniform = (np.arange(latents) + rng.random(latents)) / latents
+        proposal = self._engine.propose(y, noise, uniform, (low[0].numpy(), high[0].numpy()))
+        found = sample(proposal, self._target(window, live, anchor, proposal), self._config.draws, rng)
+        samples, _ = decode(anchor, found.e)
+        weights = found.weights
+        loudest = live.templates.waveforms(samples[[int(np.argmax(found.log_weights))]])[0]
+        return Posterior(
+            id=name,
+            trigger=trigger,
+            samples=samples,
+            weights=weights,
+            log_evidence=found.log_evidence + _log_noise(window.samples),
+            log_bayes=found.log_evidence,
+            ess=effective(weights),
+            max_weight=float(weights.max()),
+            snr=float(window.samples @ loudest / math.sqrt(max(float(loudest @ loudest), 1e-30))),
+            residual_p=_residual_p(window.samples - loudest, window.rate),
+            waveform=_band(live.templates, samples, weights, rng),
+            engine=self.engine,
+            bucket=bucket,
+            model=self.model.identity,
+        )
+
+    def _filters(self, whitener: Whitener) -> _Live:
+        """The bank behind this whitener, from the cache of the last few."""
+        found = self._live.get(whitener.id)
+        if found is None:
+            templates = Templates(self.model.spec.conditioning, self.model.bank, whitener)
+            found = _Live(templates, MatchedFilter(templates, self.model.spec.prior.time))
+            self._live[whitener.id] = found
+            while len(self._live) > KEPT_WHITENERS:
+                self._live.popitem(last=False)
+        self._live.move_to_end(whitener.id)
+        return found
+
+    def _features(self, window: Window, live: _Live) -> tuple[torch.Tensor, Anchor]:
+        """The network's input (1, F) and the anchor: in products of fixed shape, whatever its batch."""
+        rho = live.gate(torch.from_numpy(window.samples).float()[None])
+        found = best(rho, live.gate.times)
+        context = torch.from_numpy(window.context)[None]
+        norms = live.gate.norms[:, found.lag].T
+        return assemble(neighbours(rho, found.lag), found, norms, self._chirps, live.gate.times, context)
+
+    def _target(self, window: Window, live: _Live, anchor: Anchor, proposal: Mixture) -> Target:
+        """ln likelihood ratio * prior in the network's coordinates."""
+        prior = self.model.spec.prior
+
+        def target(e: Floats) -> Floats:
+            out = np.full(len(e), -np.inf)
+            possible = ((e[:, :4] >= proposal.low) & (e[:, :4] <= proposal.high)).all(axis=1)
+            x, log_jacobian = decode(anchor, e[possible])
+            log_prior = prior.log_density(x)
+            inside = np.isfinite(log_prior)
+            rows = np.flatnonzero(possible)[inside]
+            if len(rows):
+                waveforms = live.templates.waveforms(x[inside])
+                out[rows] = log_ratio(window.samples, waveforms) + (log_prior - log_jacobian)[inside]
+            return out
+
+        return target
+
+
+def _log_noise(window: Floats) -> float:
+    """ln likelihood of a window (n,) under noise alone."""
+    return -0.5 * float(window @ window) - 0.5 * len(window) * math.log(2 * math.pi)
+
+
+def _residual_p(residual: Floats, rate: int) -> float:
+    """Chance that noise alone has as much power between 20 and 110 Hz as the residual of the best draw."""
+    f = np.fft.rfftfreq(len(residual), 1 / rate)
+    chosen = (f >= RESIDUAL_BAND[0]) & (f <= RESIDUAL_BAND[1])
+    power = 2 * float(np.sum(np.abs(np.fft.rfft(residual)[chosen]) ** 2)) / len(residual)
+    return float(chi2.sf(power, 2 * int(chosen.sum()) - 5))
+
+
+def _band(templates: Templates, samples: Floats, weights: Floats, rng: np.random.Generator) -> Waveform:
+    """Pointwise median and 90 % band of the waveform over draws resampled by weight."""
+    positions = (np.arange(BAND_DRAWS) + rng.random()) / BAND_DRAWS
+    chosen = np.searchsorted(np.cumsum(weights), positions).clip(max=len(samples) - 1)
+    waveforms = np.sort(templates.waveforms(samples[chosen]), axis=0)
+    lower, median, upper = (waveforms[round(q * (BAND_DRAWS - 1))] for q in (0.05, 0.5, 0.95))
+    return Waveform(median=median, lower=lower, upper=upper)

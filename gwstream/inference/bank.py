@@ -1,0 +1,92 @@
+"""Waveforms as few complex numbers: a basis from a singular value decomposition and its coefficients on a mass grid.
+
+A waveform at 1 Gpc with t = 0 and phase = 0 is ``sum_k c_k(chirp mass, ratio) u_k(f)``. The u_k are spectra of
+*strain*, so they pass through whatever filters a window had (`likelihood.Templates`); the c_k come from a bicubic
+B-spline over (chirp mass^(-5/3), ratio), the first being nearly proportional to the inspiral's phase.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gwstream.records import Floats
+from gwstream.waveforms import chirp_mass
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DELTA_F = 0.25
+"""Hz between the basis' frequencies: templates are periodic over 4 s."""
+
+Complexes = NDArray[np.complex128]
+
+
+def grid_position(chirp: Floats) -> Floats:
+    """The grid's first coordinate of chirp masses in Msun."""
+    return np.asarray(chirp ** (-5.0 / 3.0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bank:
+    """``basis``: (K, bins) spectra in 1/Hz from ``first_bin`` * 0.25 Hz on, orthonormal for the reference detector.
+
+    ``grid``: (n + 2, m + 2, K) spline coefficients with one mirrored node around. ``limits``: ((low, high) of the first
+    coordinate, (low, high) of the ratio). ``gate``: (N, 2) chirp mass (Msun) and ratio of the gate's templates.
+    """
+
+    basis: Complexes
+    first_bin: int
+    grid: NDArray[np.complex64]
+    limits: Floats
+    gate: Floats
+
+    @property
+    def size(self) -> int:
+        """Number K of complex components."""
+        return len(self.basis)
+
+    def coefficients(self, mass_1: Floats, mass_2: Floats) -> Complexes:
+        """(S, K) for masses (S,) in Msun; outside the grid, those of its edge."""
+        chirp, ratio = chirp_mass(mass_1, mass_2), mass_2 / mass_1
+        rows, row_weights = self._place(grid_position(chirp), 0)
+        columns, column_weights = self._place(ratio, 1)
+        index = rows[:, :, None] * self.grid.shape[1] + columns[:, None, :]
+        weights = (row_weights[:, :, None] * column_weights[:, None, :]).astype(np.float32)
+        picked = self.grid.reshape(-1, self.size)[index.reshape(len(index), 16)]
+        return np.asarray(np.einsum("sn,snk->sk", weights.reshape(len(index), 16), picked), np.complex128)
+
+    def _place(self, value: Floats, axis: int) -> tuple[NDArray[np.intp], Floats]:
+        """Indices (S, 4) into the padded axis and cubic B-spline weights (S, 4)."""
+        low, high = self.limits[axis]
+        nodes = self.grid.shape[axis] - 2
+        position = np.clip((value - low) / (high - low), 0.0, 1.0) * (nodes - 1)
+        cell = np.minimum(position.astype(np.intp), nodes - 2)
+        u = position - cell
+        weights = np.stack([(1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3], axis=1)
+        return cell[:, None] + np.arange(4), weights / 6.0
+
+    def tensors(self) -> dict[str, Floats | NDArray[np.float32]]:
+        """Arrays fit for safetensors."""
+        return {
+            "bank.basis": np.stack([self.basis.real, self.basis.imag]),
+            "bank.first_bin": np.array([float(self.first_bin)]),
+            "bank.grid": np.stack([self.grid.real, self.grid.imag]),
+            "bank.limits": self.limits,
+            "bank.gate": self.gate,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, NDArray[np.float64]]) -> Bank:
+        """The inverse of `tensors`; raises KeyError where one is missing."""
+        basis, grid = tensors["bank.basis"], tensors["bank.grid"]
+        return cls(
+            basis=basis[0] + 1j * basis[1],
+            first_bin=round(float(tensors["bank.first_bin"][0])),
+            grid=(grid[0] + 1j * grid[1]).astype(np.complex64),
+            limits=tensors["bank.limits"],
+            gate=tensors["bank.gate"],
+        )

@@ -1,0 +1,111 @@
+"""A model on disk: ``model.toml`` and ``weights.safetensors`` (network and bank), never a pickle.
+
+The weights carry the hashes of conditioning, prior and network they were made for; a mismatch is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gwstream.errors import ModelError
+from gwstream.inference.bank import Bank
+from gwstream.inference.cvae import Cvae
+from gwstream.model import ModelSpec, read_spec
+
+WEIGHTS = "weights.safetensors"
+DOUBLE = ("bank.limits", "bank.gate", "bank.first_bin")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A trained network, the bank it was trained with, and what they are good for."""
+
+    spec: ModelSpec
+    net: Cvae
+    bank: Bank
+    hash: str
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def version(self) -> str:
+        return self.spec.version
+
+    @property
+    def conditioning_hash(self) -> str:
+        return self.spec.conditioning.hash()
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What a message says of the model."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "hash": self.hash,
+            "conditioning_hash": self.conditioning_hash,
+        }
+
+
+def _section_hashes(spec: ModelSpec) -> dict[str, str]:
+    """Hashes of everything that weights depend on."""
+
+    def digest(table: object) -> str:
+        return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+    return {
+        "conditioning": spec.conditioning.hash(),
+        "prior": digest(spec.prior_.model_dump()),
+        "bank": digest(spec.bank.model_dump()),
+        "network": digest(spec.network.model_dump()),
+    }
+
+
+def save(path: Path, spec: ModelSpec, bank: Bank, net: Cvae) -> None:
+    """Write network and bank, with the hashes of the sections they belong to, in one move."""
+    tensors: dict[str, Tensor] = {f"net.{name}": value.contiguous() for name, value in net.state_dict().items()}
+    for name, array in bank.tensors().items():
+        kept = array if name in DOUBLE else array.astype(np.float32)
+        tensors[name] = torch.from_numpy(np.ascontiguousarray(kept))
+    part = path.with_suffix(".part")
+    save_file(tensors, part, {**_section_hashes(spec), "inputs": str(len(net.shift))})
+    part.replace(path)
+
+
+def load_model(folder: Path) -> Model:
+    """The model in ``folder``. Raises `ModelError` that says what is missing, broken or does not match."""
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such model folder; inference.model must name one that holds model.toml")
+    spec = read_spec(folder / "model.toml")
+    path = folder / WEIGHTS
+    if not path.exists():
+        raise ModelError(f"{path}: no weights; make them with: gwstream train {folder / 'model.toml'}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as problem:
+        raise ModelError(f"{path}: not a readable safetensors file: {problem}") from problem
+    for section, expected in _section_hashes(spec).items():
+        if metadata.get(section) != expected:
+            raise ModelError(
+                f"{path}: was made for another [{section}] than {folder / 'model.toml'} says; "
+                f"restore model.toml or train anew with: gwstream train {folder / 'model.toml'}"
+            )
+    try:
+        bank = Bank.from_tensors({name: value.double().numpy() for name, value in tensors.items() if "bank" in name})
+        net = Cvae(spec.network, int(metadata["inputs"]))
+        net.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net.")})
+    except (KeyError, RuntimeError, ValueError) as problem:
+        raise ModelError(f"{path}: does not fit the network of model.toml: {problem}") from problem
+    return Model(spec, net.eval().requires_grad_(False), bank, hashlib.sha256(path.read_bytes()).hexdigest())

@@ -1,0 +1,105 @@
+"""The exact likelihood of a whitened window, with templates through the very filters the window had.
+
+After whitening the noise is white with unit variance, so ``ln L(signal) - ln L(noise) = d.h - h.h / 2`` over the
+window's samples. Templates are linear in the bank's components; a component is filtered once per whitener, at eight
+sub-sample shifts, and a template at any time is a cubic Lagrange interpolation between neighbours 1/2048 s apart.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+
+from gwstream.conditioning.response import decimate, response
+from gwstream.inference.bank import DELTA_F, Bank, Complexes
+from gwstream.model import ConditioningSpec
+from gwstream.records import Floats, Whitener
+
+SHIFTS = 8  # sub-sample shifts of the templates
+LEAD = 2.0  # s before coalescence at which the periodic template begins
+STENCIL = 4  # points of the interpolation in time
+
+
+@lru_cache(maxsize=4)
+def _shifted(spec: ConditioningSpec, bank: _Hashable) -> Complexes:
+    """Decimated spectra (SHIFTS, 2 K, bins) of every component, and of i times it, at every sub-sample shift."""
+    base = bank.value
+    full = np.zeros((2 * base.size, round(spec.rate / DELTA_F) + 1), np.complex128)
+    stop = base.first_bin + base.basis.shape[1]
+    full[: base.size, base.first_bin : stop] = base.basis
+    full[base.size :, base.first_bin : stop] = 1j * base.basis
+    f = np.arange(full.shape[1]) * DELTA_F
+    times = LEAD + np.arange(SHIFTS) / (SHIFTS * spec.rate)
+    return np.stack([decimate(spec, full * np.exp(-2j * np.pi * f * time)) for time in times])
+
+
+class _Hashable:
+    """A bank as a cache key: by identity."""
+
+    def __init__(self, value: Bank) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashable) and other.value is self.value
+
+
+class Templates:
+    """The bank behind one whitener: whitened waveforms of windows of ``length`` samples."""
+
+    def __init__(self, spec: ConditioningSpec, bank: Bank, whitener: Whitener) -> None:
+        self.bank = bank
+        self.rate = spec.rate
+        self.length = spec.window
+        self._components = response(spec, _shifted(spec, _Hashable(bank)), whitener.taps)
+        self._origin = round(LEAD * spec.rate)
+
+    def pieces(self, node: int) -> Floats:
+        """Real components (2 K, window) for coalescence ``node / (8 rate)`` s into the window."""
+        whole, part = divmod(node, SHIFTS)
+        begin = self._origin - whole
+        return np.asarray(self._components[part, :, begin : begin + self.length])
+
+    def stretch(self, part: int, first: int, last: int) -> Floats:
+        """Real components (2 K, last - first + window): windows for whole-sample lags ``last`` down to ``first``."""
+        return np.asarray(self._components[part, :, self._origin - last : self._origin - first + self.length])
+
+    def waveforms(self, x: Floats) -> Floats:
+        """Whitened waveforms (S, window) of parameters (S, 5) in the order of `gwstream.records.PARAMETERS`."""
+        amplitudes = self.bank.coefficients(x[:, 0], x[:, 1]) * (np.exp(2j * x[:, 4]) / x[:, 2])[:, None]
+        real = np.concatenate([amplitudes.real, amplitudes.imag], axis=1)
+        position = x[:, 3] * (SHIFTS * self.rate)
+        cell = np.floor(position).astype(np.intp)
+        weights = _lagrange(position - cell)
+        out = np.empty((len(x), self.length))
+        order = np.argsort(cell, kind="stable")
+        edges = np.flatnonzero(np.diff(cell[order], prepend=-1, append=np.iinfo(np.intp).max))
+        for low, high in pairwise(edges):
+            rows = order[low:high]
+            first = int(cell[rows[0]]) - 1
+            stack = np.concatenate([self.pieces(first + k) for k in range(STENCIL)])
+            mixed = (weights[rows, :, None] * real[rows, None, :]).reshape(len(rows), -1)
+            out[rows] = mixed @ stack
+        return out
+
+
+def _lagrange(u: Floats) -> Floats:
+    """Cubic Lagrange weights (S, 4) on nodes -1, 0, 1, 2 at positions ``u`` in [0, 1)."""
+    return np.stack(
+        [
+            -u * (u - 1) * (u - 2) / 6,
+            (u + 1) * (u - 1) * (u - 2) / 2,
+            -(u + 1) * u * (u - 2) / 2,
+            (u + 1) * u * (u - 1) / 6,
+        ],
+        axis=1,
+    )
+
+
+def log_ratio(window: Floats, waveforms: Floats) -> Floats:
+    """ln of likelihood of signal over noise, (S,), of a window (n,) for whitened waveforms (S, n)."""
+    return np.asarray(waveforms @ window - 0.5 * np.einsum("sn,sn->s", waveforms, waveforms))

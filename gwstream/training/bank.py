@@ -1,0 +1,124 @@
+"""Building a `Bank`: lalsimulation's waveforms once, their singular vectors, splines, and a gate that covers."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import spline_filter
+
+from gwstream import spectra, waveforms
+from gwstream.conditioning import whitening
+from gwstream.conditioning.response import decimate, gain, response
+from gwstream.inference.bank import DELTA_F, Bank, Complexes, grid_position
+from gwstream.model import ConditioningSpec, ModelSpec
+from gwstream.records import Floats
+
+REFERENCE = "aLIGO_O4_high"
+LOWEST = 2.0 / 3.0  # of the floor frequency: where the templates begin (the filters are 60 dB down there)
+SUBSET = 3  # every third node makes the decomposition
+
+
+def build(spec: ModelSpec) -> Bank:
+    """Bank for a model's prior, band and rate; about 10 s. Deterministic."""
+    conditioning = spec.conditioning
+    low, high = spec.prior.chirp_mass
+    positions = np.linspace(grid_position(np.array(high)), grid_position(np.array(low)), spec.bank.chirp_nodes)
+    ratios = np.linspace(spec.prior.min_ratio, 1.0, spec.bank.ratio_nodes)
+    first = round(conditioning.floor_hz * LOWEST / DELTA_F)
+    last = round(conditioning.stop_hz / DELTA_F) + 8
+    table = np.stack([_row(position ** (-0.6), ratios, first, last) for position in positions])
+    metric = _metric(conditioning, first, last)
+    basis = _basis(table[::SUBSET, ::SUBSET] * metric, spec.bank.components)
+    coefficients = np.einsum("nmf,kf->nmk", table * metric, np.conj(basis))
+    grid = _spline(coefficients)
+    limits = np.array([[positions[0], positions[-1]], [ratios[0], ratios[-1]]])
+    bank = Bank(basis=basis / metric, first_bin=first, grid=grid, limits=limits, gate=np.empty((0, 2)))
+    gate = _cover(spec, bank)
+    return Bank(basis=bank.basis, first_bin=first, grid=grid, limits=limits, gate=gate)
+
+
+def _row(chirp: float, ratios: Floats, first: int, last: int) -> Complexes:
+    """Spectra (ratios, bins) at one chirp mass."""
+    mass_1, mass_2 = waveforms.component_masses(np.full(len(ratios), chirp), ratios)
+    f_min, f_max = (first + 0.5) * DELTA_F, last * DELTA_F
+    return np.stack(
+        [
+            waveforms.frequency_domain(a, b, delta_f=DELTA_F, f_min=f_min, f_max=f_max)[first:]
+            for a, b in zip(mass_1, mass_2, strict=True)
+        ]
+    )
+
+
+def reference_psd(spec: ConditioningSpec, name: str = REFERENCE) -> Floats:
+    """One-sided PSD of the decimated stream, at the bins of `whitening.frequencies`, of a shipped spectrum."""
+    n = 2 * spec.taps
+    f = np.linspace(0, spec.rate, n + 1)
+    power = decimated_power(spec, spectra.asd(name, np.maximum(f, 5.0)) ** 2)
+    return np.asarray(power[:: (len(power) - 1) // (spec.taps // 2)])
+
+
+def decimated_power(spec: ConditioningSpec, psd: Floats) -> Floats:
+    """PSD (2 m + 1,) on 0 … rate Hz as PSD (m + 1,) of the decimated stream: shaped by the filter, then folded."""
+    shaped = psd * gain(spec, len(psd)) ** 2
+    middle = len(psd) // 2
+    out = shaped[: middle + 1].copy()
+    out[1:] += shaped[-2 : middle - 1 : -1]
+    return np.asarray(out)
+
+
+def _metric(spec: ConditioningSpec, first: int, last: int) -> Floats:
+    """Weights (bins,) that make the reference noise white, with the filters' inflation at the low end."""
+    f = np.arange(first, last + 1, dtype=np.float64) * DELTA_F
+    return 1e-23 / spectra.asd(REFERENCE, f) * np.where(f < spec.floor_hz, (f / spec.floor_hz) ** 6, 1.0)
+
+
+def _basis(weighted: Complexes, components: int) -> Complexes:
+    """The leading right singular vectors, (K, bins)."""
+    rows = weighted.reshape(-1, weighted.shape[-1])
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    _, _, right = np.linalg.svd(rows, full_matrices=False)
+    return np.asarray(right[:components])
+
+
+def _spline(values: Complexes) -> np.ndarray[tuple[int, ...], np.dtype[np.complex64]]:
+    """Cubic B-spline coefficients (n + 2, m + 2, K) of values (n, m, K), mirrored at the edges."""
+
+    def filtered(part: Floats) -> Floats:
+        planes = [spline_filter(part[..., k], order=3, mode="mirror") for k in range(part.shape[-1])]
+        return np.stack(planes, axis=-1)
+
+    inner = filtered(values.real) + 1j * filtered(values.imag)
+    return np.pad(inner, ((1, 1), (1, 1), (0, 0)), mode="reflect").astype(np.complex64)
+
+
+def _cover(spec: ModelSpec, bank: Bank) -> Floats:
+    """Chirp mass and ratio (N, 2) of gate templates, each the one worst covered by those before it."""
+    rng = np.random.default_rng(spec.training.seed)
+    masses = spec.prior.draw(rng, 4000)[:, :2]
+    whitened, conjugate = _standard(spec.conditioning, bank, masses)
+    chosen = [int(np.argmax(masses.sum(axis=1)))]
+    best = np.zeros(len(masses))
+    for _ in range(spec.bank.gate):
+        best = np.maximum(best, _match(whitened, conjugate, chosen[-1]))
+        chosen.append(int(np.argmin(best)))
+    picked = masses[chosen[:-1]]
+    return np.column_stack([waveforms.chirp_mass(picked[:, 0], picked[:, 1]), picked[:, 1] / picked[:, 0]])
+
+
+def _standard(spec: ConditioningSpec, bank: Bank, masses: Floats) -> tuple[Complexes, Complexes]:
+    """Analytic whitened waveforms of unit norm as spectra, and their conjugates, in the reference noise."""
+    coefficients = bank.coefficients(masses[:, 0], masses[:, 1])
+    full = np.zeros((bank.size, round(spec.rate / DELTA_F) + 1), np.complex128)
+    full[:, bank.first_bin : bank.first_bin + bank.basis.shape[1]] = bank.basis
+    taps = whitening.minimum_phase(spec, reference_psd(spec), averages=10_000)
+    series = response(spec, decimate(spec, full), taps)
+    spectrum = coefficients @ np.fft.rfft(series)
+    spectrum /= np.linalg.norm(spectrum, axis=1, keepdims=True)
+    return spectrum, np.conj(spectrum)
+
+
+def _match(spectrum: Complexes, conjugate: Complexes, index: int) -> Floats:
+    """Overlap (S,) with waveform ``index``, maximised over time and phase."""
+    n = 4 * (spectrum.shape[1] - 1)
+    product = np.zeros((len(spectrum), n), np.complex128)
+    product[:, : spectrum.shape[1]] = spectrum * conjugate[index]
+    return np.asarray(np.abs(np.fft.ifft(product)).max(axis=1) * n)
