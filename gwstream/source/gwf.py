@@ -22,6 +22,9 @@ HEADER = 40
 TRAILER = struct.Struct("<BBIIQQIII")
 """Checksum type, class, instance, frames, bytes, seek to the contents, and the CRCs of header, structure and file."""
 TRAILER_LENGTH = TRAILER.size + 8  # a length field precedes it
+STRUCTURE = struct.Struct("<QB")
+"""Each structure begins with its length and its checksum type; class, instance, content and checksum follow."""
+SMALLEST = 18
 POSIX_CRC = 1
 MAX_FRAMES = 4096
 
@@ -67,9 +70,28 @@ def check(content: bytes, *, accept_unchecked: bool = False) -> int:
         raise FrameError("corrupt", f"unknown checksum type {kind}")
     elif not accept_unchecked:
         raise FrameError("unchecked", "written without a checksum (source.accept_unchecked = true accepts it)")
+    else:
+        _check_structures(content)
     if not 0 < frames <= MAX_FRAMES:
         raise FrameError("corrupt", f"{frames} frames in one file")
     return int(frames)
+
+
+def _check_structures(content: bytes) -> None:
+    """Without a checksum of the file: its structures must fill it exactly, and each hold its own checksum, if any."""
+    at = HEADER
+    while at < len(content):
+        length, kind = STRUCTURE.unpack_from(content, at)
+        end = at + length
+        if not SMALLEST <= length <= len(content) - at or 0 < len(content) - end < SMALLEST:
+            raise FrameError("corrupt", f"a structure of {length} bytes at byte {at}")
+        if kind == POSIX_CRC:
+            crc = int.from_bytes(content[end - 4 : end], "little")
+            if posix_checksum(memoryview(content)[at : end - 4]) != crc and end < len(content):
+                raise FrameError("corrupt", f"the checksum of the structure at byte {at} does not hold")
+        elif kind != 0:
+            raise FrameError("corrupt", f"unknown checksum type {kind} at byte {at}")
+        at = end
 
 
 def posix_checksum(body: bytes | memoryview) -> int:
@@ -99,9 +121,14 @@ def _read_frame(content: bytes, index: int, channels: tuple[str, ...]) -> dict[s
     wanted = list(channels)
     while wanted:
         try:
-            return _parse(content, index, wanted)
+            found = _parse(content, index, wanted)
         except ChannelNotFoundError as problem:
             wanted = [name for name in wanted if name != problem.channel]
+            continue
+        for name in wanted:
+            if name not in found:  # gwframe 0.8 leaves a channel marked invalid out of a list without a word
+                raise FrameError("flagged", f"{name} is marked invalid")
+        return found
     return {}
 
 
