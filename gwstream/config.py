@@ -101,7 +101,6 @@ class PublishConfig(Section):
     expiry: int = Field(3600, ge=1, description="s a broker keeps a message for an absent subscriber")
     queue: int = Field(10_000, ge=1, description="messages kept while the broker is away")
     backoff: float = Field(5.0, gt=0, le=300, description="longest pause in s between two connection attempts")
-    every_window: bool = False
 
 
 class MetricsConfig(Section):

@@ -84,7 +84,6 @@ class _Pending:
     offset: float
     number: int
     trigger: Trigger = field(compare=False)
-    bucket: int = field(compare=False)
     journey: _Journey = field(compare=False)
 
 
@@ -228,9 +227,7 @@ class _Pipeline:
             trigger = triggers[number]
             detector = trigger.window.detector
             journey = batched.journeys[number].then("inference_queue", begin)
-            heapq.heappush(
-                self._pending, _Pending(places[detector], self._judged, offset, number, trigger, batch.bucket, journey)
-            )
+            heapq.heappush(self._pending, _Pending(places[detector], self._judged, offset, number, trigger, journey))
             places[detector] += 1
         while self._live and len(self._pending) > TRIGGERS:
             worst = max(self._pending, key=lambda one: (one.place, -one.batch, one.offset))
@@ -243,7 +240,7 @@ class _Pipeline:
         infer, summarize = self._parts.inference.infer, self._summarizer.add
 
         def work() -> tuple[int, tuple[Summary, ...]]:
-            posterior = infer(pending.trigger, pending.bucket)
+            posterior = infer(pending.trigger, 1)  # alone, so that its bytes do not hang on what came in its batch
             done = time.monotonic_ns()
             return done, summarize(posterior)
 

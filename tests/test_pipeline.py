@@ -114,9 +114,9 @@ class FakePublisher:
         finally:
             self.running = False
 
-    async def drain(self, timeout: float) -> None:  # noqa: ASYNC109
+    async def drain(self, limit: float) -> None:
         assert self.running
-        self.drained = timeout
+        self.drained = limit
 
 
 class FakeObserver:

@@ -72,7 +72,18 @@ def _message(kind: str, **more: Schema) -> Schema:
 
 
 def _status() -> Schema:
-    return _open(_object("Retained; also the last will.", schema={"const": "gwstream.status/1"}, state=TEXT))
+    known = _object(
+        "Retained; also the last will, which says offline. A daemon that runs says online every 10 s.",
+        schema={"const": "gwstream.status/1"},
+        state={"enum": ["online", "offline"]},
+        instance=TEXT,
+        version=TEXT,
+        sent_gps=_says(NUMBER, "GPS s at sending, by the clock of the daemon's host"),
+        reason=_says(TEXT, "why it is offline"),
+        outbox=_says(COUNT, "messages that wait for the broker"),
+        counts=_says(_open(_object(), COUNT), "messages acknowledged by kind, and dropped"),
+    )
+    return _open(known) | {"required": ["schema", "state", "instance"]}
 
 
 def _event() -> Schema:
@@ -118,7 +129,7 @@ def _posterior() -> Schema:
             samples=COUNT,
         ),
         coalescence=moment | {"description": "Median coalescence at the detector: IMRPhenomD's t = 0."},
-        snr=_says(MAYBE, "optimal SNR of the best draw"),
+        snr=_says(MAYBE, "matched-filter SNR of the best draw"),
         gate_snr=_says(MAYBE, "matched-filter SNR that opened the gate"),
         log_bayes=_says(MAYBE, "ln Bayes factor, signal against Gaussian noise"),
         log_evidence=_says(MAYBE, "ln evidence of the signal model"),
