@@ -118,34 +118,29 @@ def channel_names(content: bytes) -> list[str]:
 def _read_frame(content: bytes, index: int, channels: tuple[str, ...]) -> dict[str, Any]:
     from gwframe.errors import ChannelNotFoundError
 
-    wanted = list(channels)
-    while wanted:
+    found: dict[str, Any] = _parse(content, index, list(channels))
+    for name in set(channels) - set(found):  # a list leaves out without a word what is absent, and what is flagged
         try:
-            found = _parse(content, index, wanted)
-        except ChannelNotFoundError as problem:
-            wanted = [name for name in wanted if name != problem.channel]
+            _parse(content, index, name)
+        except ChannelNotFoundError:
             continue
-        for name in wanted:
-            if name not in found:  # gwframe 0.8 leaves a channel marked invalid out of a list without a word
-                raise FrameError("flagged", f"{name} is marked invalid")
-        return found
-    return {}
+        raise FrameError("flagged", f"{name} is marked invalid")
+    return found
 
 
-def _parse(content: bytes, index: int, channels: list[str] | None) -> dict[str, Any]:
+def _parse(content: bytes, index: int, channels: list[str] | str | None) -> Any:
     import gwframe
     from gwframe._core import VerifyException
     from gwframe.errors import ChannelNotFoundError, InvalidDataError
 
     try:
-        found: dict[str, Any] = gwframe.read_bytes(content, channels, index)
+        return gwframe.read_bytes(content, channels, index)
     except ChannelNotFoundError:
         raise
     except InvalidDataError as problem:
         raise FrameError("flagged", str(problem)) from problem
     except (VerifyException, RuntimeError, ValueError, MemoryError, LookupError, OverflowError, TypeError) as problem:
         raise FrameError("corrupt", f"cannot be parsed: {problem}") from problem
-    return found
 
 
 def _joined(parts: list[Any]) -> Channel:
