@@ -66,10 +66,12 @@ def _run(commands: Commands) -> None:
 
 
 def _call_run(args: argparse.Namespace) -> int:
-    from gwstream import daemon
     from gwstream.config import load
 
-    return daemon.run(_spoken(load(args.config), args))
+    config = _spoken(load(args.config), args)
+    from gwstream import daemon  # takes seconds: a wrong setting is said first
+
+    return daemon.run(config)
 
 
 def _spoken(config: Config, args: argparse.Namespace) -> Config:
@@ -118,9 +120,9 @@ def _replay(commands: Commands) -> None:
 
 
 def _call_replay(args: argparse.Namespace) -> int:
-    from gwstream import daemon
+    from gwstream import daemon, settings
 
-    config = daemon.replay_config(args.files, detector=args.detector, channel=args.channel, **_stream(args))
+    config = settings.replay_config(args.files, detector=args.detector, channel=args.channel, **_stream(args))
     return daemon.run(_spoken(config, args), print_messages=args.broker is None)
 
 
@@ -144,7 +146,7 @@ def _simulate(commands: Commands) -> None:
 
 
 def _call_simulate(args: argparse.Namespace) -> int:
-    from gwstream import daemon
+    from gwstream import daemon, settings
 
     source = {
         "seed": args.seed,
@@ -153,7 +155,7 @@ def _call_simulate(args: argparse.Namespace) -> int:
         "injection_interval": args.interval,
         "injection_file": args.injections and args.injections.resolve(),
     }
-    config = daemon.simulated_config(args.detectors, args.asd, source, **_stream(args))
+    config = settings.simulated_config(args.detectors, args.asd, source, **_stream(args))
     return daemon.run(_spoken(config, args), print_messages=args.broker is None)
 
 
@@ -231,10 +233,10 @@ def _check_config(commands: Commands) -> None:
 
 
 def _call_check_config(args: argparse.Namespace) -> int:
-    from gwstream import daemon
+    from gwstream import settings
     from gwstream.config import load
 
-    daemon.check(args.config, _spoken(load(args.config), args))
+    settings.check(args.config, _spoken(load(args.config), args))
     return 0
 
 

@@ -2,122 +2,68 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import asyncio
+from functools import partial
 
-from pydantic import ValidationError
+from prometheus_client import CollectorRegistry
 
-from gwstream.config import Config, explain
-from gwstream.errors import ConfigError, SourceError
-
-_NAMED = re.compile(r"[A-Z]-([A-Z][0-9])[_-]")
-
-
-def default_model() -> Path:
-    """The shipped model: beside the package in a checkout, inside it when installed."""
-    package = Path(__file__).resolve().parent
-    places = (package.parent / "models" / "bbh-1det", package / "models" / "bbh-1det")
-    return next((place for place in places if place.is_dir()), places[0])
+from gwstream import __version__, logs, pipeline, service
+from gwstream.conditioning import Conditioner
+from gwstream.config import Config
+from gwstream.console import Printer
+from gwstream.inference import Inference, Model, load_model
+from gwstream.metrics import Metrics
+from gwstream.parts import Parts, PublisherLike
+from gwstream.publish import Publisher, check_broker
+from gwstream.settings import strain
+from gwstream.source import open_source
+from gwstream.web import Feed, Watch
 
 
-def replay_config(files: Sequence[Path], *, detector: str | None, channel: str, speed: float, **common: Any) -> Config:
-    """Settings to replay ``files``; each belongs to ``detector``, or to the one its name says.
+def run(config: Config, *, print_messages: bool = False) -> int:
+    """Run the daemon until it is told to stop or the strain is over; returns the exit status 0.
 
-    Recordings mostly come without state vector and checksum, so these are not asked for. Raises `ConfigError`.
+    ``print_messages``: JSON lines on stdout instead of MQTT. Raises `GwstreamError`.
     """
-    detectors: dict[str, dict[str, Any]] = {}
-    for file in files:
-        name = detector or _detector(file)
-        detectors.setdefault(name, {"channel": channel, "files": []})["files"].append(file.resolve())
-    source = {"kind": "replay", "detectors": detectors, "speed": speed}
-    return _config({**source, "accept_unknown_dq": True, "accept_unchecked": True}, **common)
-
-
-def simulated_config(
-    detectors: Sequence[str], asd: str, source: dict[str, Any], *, speed: float, **common: Any
-) -> Config:
-    """Settings for simulated strain; ``source``: fields of `SourceConfig`. Raises `ConfigError`."""
-    each = {name: {"asd": asd} for name in detectors}
-    return _config({"kind": "simulated", "detectors": each, "speed": speed, **source}, **common)
-
-
-def _config(source: dict[str, Any], *, model: Path | None, gate_snr: float, broker: str | None) -> Config:
-    table: dict[str, Any] = {
-        "source": source,
-        "inference": {"model": (model or default_model()).resolve(), "gate_snr": gate_snr},
-        "metrics": {"enabled": False},
-    }
-    if broker is None:
-        table["service"] = {"log_level": "warning"}  # what is printed is for programs to read
-    else:
-        table["publish"] = _address(broker)
-    try:
-        return Config.model_validate(table)
-    except ValidationError as problem:
-        raise ConfigError(explain(Path("command line"), problem, Config)) from None
-
-
-def _address(broker: str) -> dict[str, Any]:
-    host, colon, port = broker.rpartition(":")
-    if not colon:
-        return {"host": broker}
-    if not port.isdecimal():
-        raise ConfigError(f"--broker {broker}: '{port}' is not a port; write it as HOST:PORT")
-    return {"host": host, "port": int(port)}
-
-
-def _detector(file: Path) -> str:
-    match = _NAMED.match(file.name)
-    if match is None:
-        raise ConfigError(
-            f"{file}: the name does not begin like H-H1_..., so say which detector's it is: --detector H1"
-        )
-    return match[1]
-
-
-def check(path: Path, config: Config) -> None:
-    """Print what the settings mean. Raises `ModelError`, `SourceError` or `ConfigError` when they cannot work."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from gwstream.inference import load_model
-
+    logs.configure(config.service)
+    for name in config.source.detectors:
+        strain(config, name)  # a wrong directory is said before the seconds that loading a model takes
     model = load_model(config.inference.model)
-    strain = [_strain(config, name) for name in config.source.detectors]
-    prior = model.spec.prior
-    table = Table(title=f"{path}: good", title_justify="left", show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_row("source", f"{config.source.kind}, {', '.join(config.source.detectors)}")
-    for name, text in zip(config.source.detectors, strain, strict=True):
-        table.add_row(f"  {name}", text)
-    table.add_row("model", f"{model.name} {model.version}, {str(model.hash)[:12]}, {config.inference.model}")
-    table.add_row("  windows", f"{model.spec.window} samples at {model.spec.rate} Hz, every {model.spec.hop}")
-    table.add_row(
-        "  prior",
-        f"{prior.mass[0]:g} to {prior.mass[1]:g} Msun, mass ratio from {prior.min_ratio:g}, "
-        f"{prior.distance[0]:g} to {prior.distance[1]:g} Gpc",
-    )
-    table.add_row("inference", f"gate at SNR {config.inference.gate_snr:g}, {config.inference.draws} draws")
-    publish = config.publish
-    table.add_row("publish", f"{publish.host}:{publish.port}, topics {publish.prefix}/#")
-    http = f"http://{config.metrics.host}:{config.metrics.port}/" if config.metrics.enabled else "off"
-    table.add_row("page, metrics", http)
-    Console(highlight=False, soft_wrap=True).print(table)
+    asyncio.run(_serve(config, model, print_messages))
+    return 0
 
 
-def _strain(config: Config, name: str) -> str:
-    """Where a detector's strain comes from, or `SourceError` that it cannot."""
-    detector = config.source.detectors[name]
-    if config.source.kind == "simulated":
-        return f"simulated with {detector.asd}"
-    if config.source.kind == "replay":
-        for file in detector.files:
-            if not file.is_file():
-                raise SourceError(f"source.detectors.{name}.files: {file}: no such file")
-        return f"{len(detector.files)} files"
-    directory = detector.directory
-    if directory is None or not directory.is_dir():
-        raise SourceError(f"source.detectors.{name}.directory: {directory}: no such directory; create it or correct it")
-    return f"frames in {directory}"
+async def _serve(config: Config, model: Model, print_messages: bool) -> None:
+    """Open the source, reach the broker, and hand over what the pipeline joins."""
+    metrics = Metrics(CollectorRegistry(), tuple(config.source.detectors))
+    async with open_source(config.source, metrics.tally, model.spec.prior) as source:
+        inference = Inference(model, config.inference)
+        metrics.model(model.name, model.version, model.hash, inference.engine)
+        facts = {"model": dict(model.identity), "engine": inference.engine, "detectors": list(source.detectors)}
+        feed = Feed(source.detectors, tally=metrics.tally, on_clients=metrics.web_clients)
+        feed.about(version=__version__, broker=f"{config.publish.host}:{config.publish.port}", **facts)
+
+        async def work(life: service.Life) -> None:
+            publisher: PublisherLike
+            watch = Watch(feed, live=source.live)
+            if print_messages:
+                publisher = Printer(closed=life.stop.set)
+            else:
+                await check_broker(config.publish)
+                publisher = Publisher(config.publish, tally=metrics.tally, observers=(metrics, feed), live=source.live)
+                publisher.tell(**facts)
+                watch = Watch(feed, live=source.live, tell=publisher.tell)
+            parts = Parts(
+                config=config,
+                source=source,
+                conditioner=partial(Conditioner, model.spec),
+                inference=inference,
+                prior=model.spec.prior,
+                publisher=publisher,
+                observers=(metrics, watch),
+                tally=metrics.tally,
+            )
+            life.ready(f"{', '.join(source.detectors)} with model {model.name}, engine {inference.engine}")
+            await pipeline.run(parts, life.stop)
+
+        await service.serve(work, service=config.service, http=config.metrics, metrics=metrics, feed=feed)

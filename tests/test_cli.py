@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gwstream import __version__, cli, commands, daemon, errors
+from gwstream import __version__, cli, commands, daemon, errors, settings
 from gwstream.config import Config
 from gwstream.errors import ConfigError, EngineError, GwstreamError, PublishError
 
@@ -76,7 +76,7 @@ def raising(problem: Exception) -> object:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Path:
+def config_file(tmp_path: Path) -> Path:
     path = tmp_path / "gwstream.toml"
     path.write_text('[source.detectors.H1]\ndirectory = "frames"\n', encoding="utf-8")
     return path
@@ -90,10 +90,10 @@ def settings(tmp_path: Path) -> Path:
     ],
 )
 def test_errors_become_message_and_status(
-    problem: Exception, settings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    problem: Exception, config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(daemon, "run", raising(problem))
-    code = cli.main(["run", str(settings)])
+    code = cli.main(["run", str(config_file)])
     error = capsys.readouterr().err
     assert "Traceback" not in error
     assert len(error.splitlines()) == 1
@@ -104,35 +104,37 @@ def test_errors_become_message_and_status(
 
 
 def test_debug_shows_the_traceback(
-    settings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(daemon, "run", raising(PublishError("no")))
-    assert cli.main(["run", str(settings), "--debug"]) == 69
+    assert cli.main(["run", str(config_file), "--debug"]) == 69
     assert "Traceback" in capsys.readouterr().err
-    settings.write_text(settings.read_text(encoding="utf-8") + '[service]\nlog_level = "debug"\n', encoding="utf-8")
-    assert cli.main(["run", str(settings)]) == 69
+    config_file.write_text(
+        config_file.read_text(encoding="utf-8") + '[service]\nlog_level = "debug"\n', encoding="utf-8"
+    )
+    assert cli.main(["run", str(config_file)]) == 69
     assert "Traceback" in capsys.readouterr().err
 
 
 def test_a_bug_is_not_hidden(
-    settings: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(daemon, "run", raising(KeyError("lost")))
-    assert cli.main(["run", str(settings)]) == 70
+    assert cli.main(["run", str(config_file)]) == 70
     error = capsys.readouterr().err
     assert "KeyError: 'lost'" in error
     assert "a bug in gwstream" in error.splitlines()[-1]
 
 
-def test_interrupt_and_broken_pipe(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_and_broken_pipe(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(daemon, "run", interrupted)
-    assert cli.main(["run", str(settings)]) == 130
+    assert cli.main(["run", str(config_file)]) == 130
 
 
-def test_debug_reaches_the_daemon(settings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debug_reaches_the_daemon(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     levels = []
 
     def run(config: Config, **_: object) -> int:
@@ -140,8 +142,8 @@ def test_debug_reaches_the_daemon(settings: Path, monkeypatch: pytest.MonkeyPatc
         return 0
 
     monkeypatch.setattr(daemon, "run", run)
-    assert cli.main(["run", str(settings)]) == 0
-    assert cli.main(["run", str(settings), "--debug"]) == 0
+    assert cli.main(["run", str(config_file)]) == 0
+    assert cli.main(["run", str(config_file), "--debug"]) == 0
     assert levels == ["info", "debug"]
 
 
@@ -152,9 +154,9 @@ def gwstream(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("command", ["run", "check-config"])
-def test_wrong_key(settings: Path, command: str) -> None:
-    settings.write_text('[source.detectors.H1]\ndirektory = "x"\n', encoding="utf-8")
-    done = gwstream(command, str(settings))
+def test_wrong_key(config_file: Path, command: str) -> None:
+    config_file.write_text('[source.detectors.H1]\ndirektory = "x"\n', encoding="utf-8")
+    done = gwstream(command, str(config_file))
     assert done.returncode == 78
     assert "did you mean 'directory'?" in done.stderr
     assert "Traceback" not in done.stderr
@@ -173,7 +175,7 @@ def test_wrong_durations(text: str) -> None:
 
 def replayed(*files: str, **changes: object) -> Config:
     options = {"detector": None, "channel": "", "speed": 0.0, "model": None, "gate_snr": 6.5, "broker": None}
-    return daemon.replay_config([Path(name) for name in files], **{**options, **changes})  # type: ignore[arg-type]
+    return settings.replay_config([Path(name) for name in files], **{**options, **changes})  # type: ignore[arg-type]
 
 
 def test_replay_reads_the_detector_from_the_name() -> None:
@@ -183,7 +185,7 @@ def test_replay_reads_the_detector_from_the_name() -> None:
     assert config.source.kind == "replay"
     assert config.source.speed == 0
     assert config.source.accept_unknown_dq
-    assert config.inference.model == daemon.default_model().resolve()
+    assert config.inference.model == settings.default_model().resolve()
 
 
 def test_replay_asks_for_the_detector_it_cannot_tell() -> None:

@@ -81,7 +81,7 @@ class _Demo:
 
     async def run(self) -> int:
         from gwstream.broker import Broker
-        from gwstream.daemon import default_model
+        from gwstream.settings import default_model
 
         async with AsyncExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gwstream-demo-")))

@@ -60,7 +60,8 @@ def _waveform(axis: Any, posterior: Posterior, epoch: int) -> None:
     axis.plot(time, window.samples, color=PALE, lw=0.9, label="whitened strain")
     axis.fill_between(time, waveform.lower, waveform.upper, color=ACCENT, alpha=0.3, lw=0, label="90 % band")
     axis.plot(time, waveform.median, color=ACCENT, lw=1.3, label="median waveform")
-    coalescence = _quantiles(posterior.samples[:, 3], posterior.weights)[1]
+    drawn = posterior.weights > 0
+    coalescence = _quantiles(posterior.samples[drawn, 3], posterior.weights[drawn])[1]
     axis.axvline(time[0] + coalescence, color=INK, lw=0.8, ls=":")
     axis.set_ylabel("strain [noise sd]")
     axis.set_title(
@@ -114,7 +115,8 @@ def corner(posterior: Posterior, title: str, path: Path) -> Path:
 def _column(posterior: Posterior, index: int) -> _Column:
     """Values fit for an axis: times in ms about the median, phases unwrapped about their circular mean."""
     name = PARAMETERS[index]
-    values, weights = posterior.samples[:, index], posterior.weights
+    drawn = posterior.weights > 0  # a draw without weight may be anything, NaN included
+    values, weights = posterior.samples[drawn, index], posterior.weights[drawn]
     label = LABELS[name]
     if name == "coalescence_time":
         middle = _quantiles(values, weights)[1]
