@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.stats import chi2
+from threadpoolctl import threadpool_limits
 
 from gwstream.config import InferenceConfig
 from gwstream.inference.checkpoint import Model, load_model
@@ -46,6 +47,8 @@ class Inference:
 
     def __init__(self, model: Model, config: InferenceConfig) -> None:
         torch.set_num_threads(config.threads)
+        # numpy's BLAS too: idle threads that spin cost more than they bring, and rounding depends on their number
+        threadpool_limits(limits=config.threads, user_api="blas")
         self.model = model
         self._config = config
         self._engine = TorchEngine(model.net)
@@ -99,9 +102,10 @@ class Inference:
         uniform = (np.arange(latents) + rng.random(latents)) / latents
         proposal = self._engine.propose(y, noise, uniform, (low[0].numpy(), high[0].numpy()))
         found = sample(proposal, self._target(window, live, anchor, proposal), self._config.draws, rng)
-        samples, _ = decode(anchor, found.e)
+        e = np.column_stack([np.clip(found.e[:, :4], proposal.low, proposal.high), found.e[:, 4]])  # weight 0 outside
+        samples, _ = decode(anchor, e)
         weights = found.weights
-        loudest = live.templates.waveforms(samples[[int(np.argmax(found.log_weights))]])[0]
+        loudest = live.templates.waveforms(samples[[int(np.argmax(found.log_weights))]])[0].astype(np.float64)
         return Posterior(
             id=name,
             trigger=trigger,
@@ -175,6 +179,6 @@ def _band(templates: Templates, samples: Floats, weights: Floats, rng: np.random
     """Pointwise median and 90 % band of the waveform over draws resampled by weight."""
     positions = (np.arange(BAND_DRAWS) + rng.random()) / BAND_DRAWS
     chosen = np.searchsorted(np.cumsum(weights), positions).clip(max=len(samples) - 1)
-    waveforms = np.sort(templates.waveforms(samples[chosen]), axis=0)
+    waveforms = np.sort(templates.waveforms(samples[chosen]), axis=0).astype(np.float64)
     lower, median, upper = (waveforms[round(q * (BAND_DRAWS - 1))] for q in (0.05, 0.5, 0.95))
     return Waveform(median=median, lower=lower, upper=upper)

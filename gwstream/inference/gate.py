@@ -36,7 +36,7 @@ class Best:
 
 
 class MatchedFilter:
-    """The gate behind one whitener: ``matrix`` (window, 2 * N * lags) float32, ``norms`` (N, lags) SNR at 1 Gpc."""
+    """The gate behind one whitener: ``matrix`` (2 * N * lags, window) float32, ``norms`` (N, lags) SNR at 1 Gpc."""
 
     def __init__(self, templates: Templates, time_range: tuple[float, float]) -> None:
         gate = templates.bank.gate
@@ -50,7 +50,7 @@ class MatchedFilter:
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Complex SNRs as (B, 2, N, lags) of windows (B, window) float32."""
-        return (windows @ self.matrix).reshape(-1, 2, self.count, self.lags)
+        return (windows @ self.matrix.T).reshape(-1, 2, self.count, self.lags)
 
 
 def lag_nodes(rate: int, time_range: tuple[float, float]) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
@@ -63,13 +63,13 @@ def lag_nodes(rate: int, time_range: tuple[float, float]) -> np.ndarray[tuple[in
 def _vectors(
     templates: Templates, gate: Floats, nodes: np.ndarray[tuple[int], np.dtype[np.intp]]
 ) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], Floats]:
-    """Orthonormal pairs (window, 2 * N * lags) and norms (N, lags) of the first of each pair."""
+    """Orthonormal pairs (2 * N * lags, window) and norms (N, lags) of the first of each pair."""
     mass_1, mass_2 = component_masses(gate[:, 0], gate[:, 1])
     c = templates.bank.coefficients(mass_1, mass_2)
     # h(phase 0) takes c, a quarter period later i c: (2 N, 2 K) on the real components
     mix = np.concatenate([np.hstack([c.real, c.imag]), np.hstack([-c.imag, c.real])])
     count, length = len(gate), templates.length
-    out = np.empty((length, 2, count, len(nodes)), np.float32)
+    out = np.empty((2, count, len(nodes), length), np.float32)
     norms = np.empty((count, len(nodes)))
     for part in np.unique(nodes % SHIFTS):
         chosen = np.flatnonzero(nodes % SHIFTS == part)
@@ -82,11 +82,14 @@ def _vectors(
         norm = np.sqrt(inner[0])
         slope = inner[1] / inner[0]
         other = np.sqrt(np.maximum(inner[2] - slope * inner[1], 1e-30))
-        views = [np.lib.stride_tricks.sliding_window_view(s, length, axis=1)[:, starts] for s in (first, second)]
-        out[:, 0, :, chosen] = (views[0] / norm[:, :, None]).transpose(1, 2, 0)
-        out[:, 1, :, chosen] = ((views[1] - slope[:, :, None] * views[0]) / other[:, :, None]).transpose(1, 2, 0)
+        singles = [series.astype(np.float32) for series in (first, second)]
+        views = [np.lib.stride_tricks.sliding_window_view(single, length, axis=1)[:, starts] for single in singles]
+        scales = [(1 / norm).astype(np.float32)[:, :, None], (1 / other).astype(np.float32)[:, :, None]]
+        out[0, :, chosen] = (views[0] * scales[0]).swapaxes(0, 1)
+        slant = slope.astype(np.float32)[:, :, None]
+        out[1, :, chosen] = ((views[1] - slant * views[0]) * scales[1]).swapaxes(0, 1)
         norms[:, chosen] = norm
-    return out.reshape(length, -1), norms
+    return out.reshape(-1, length), norms
 
 
 def _window_sums(series: Floats, starts: np.ndarray[tuple[int], np.dtype[np.intp]], length: int) -> Floats:

@@ -11,11 +11,14 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gwstream.conditioning.response import decimate, response
 from gwstream.inference.bank import DELTA_F, Bank, Complexes
 from gwstream.model import ConditioningSpec
 from gwstream.records import Floats, Whitener
+
+Singles = NDArray[np.float32]
 
 SHIFTS = 8  # sub-sample shifts of the templates
 LEAD = 2.0  # s before coalescence at which the periodic template begins
@@ -55,27 +58,28 @@ class Templates:
         self.bank = bank
         self.rate = spec.rate
         self.length = spec.window
-        self._components = response(spec, _shifted(spec, _Hashable(bank)), whitener.taps)
+        self._components = response(spec, _shifted(spec, _Hashable(bank)), whitener.taps).astype(np.float32)
         self._origin = round(LEAD * spec.rate)
 
-    def pieces(self, node: int) -> Floats:
+    def pieces(self, node: int) -> Singles:
         """Real components (2 K, window) for coalescence ``node / (8 rate)`` s into the window."""
         whole, part = divmod(node, SHIFTS)
         begin = self._origin - whole
-        return np.asarray(self._components[part, :, begin : begin + self.length])
+        return self._components[part, :, begin : begin + self.length]
 
     def stretch(self, part: int, first: int, last: int) -> Floats:
         """Real components (2 K, last - first + window): windows for whole-sample lags ``last`` down to ``first``."""
-        return np.asarray(self._components[part, :, self._origin - last : self._origin - first + self.length])
+        piece = self._components[part, :, self._origin - last : self._origin - first + self.length]
+        return piece.astype(np.float64)
 
-    def waveforms(self, x: Floats) -> Floats:
-        """Whitened waveforms (S, window) of parameters (S, 5) in the order of `gwstream.records.PARAMETERS`."""
+    def waveforms(self, x: Floats) -> Singles:
+        """Whitened waveforms (S, window) float32 of parameters (S, 5) in the order of `gwstream.records.PARAMETERS`."""
         amplitudes = self.bank.coefficients(x[:, 0], x[:, 1]) * (np.exp(2j * x[:, 4]) / x[:, 2])[:, None]
-        real = np.concatenate([amplitudes.real, amplitudes.imag], axis=1)
+        real = np.concatenate([amplitudes.real, amplitudes.imag], axis=1, dtype=np.float32)
         position = x[:, 3] * (SHIFTS * self.rate)
         cell = np.floor(position).astype(np.intp)
-        weights = _lagrange(position - cell)
-        out = np.empty((len(x), self.length))
+        weights = _lagrange(position - cell).astype(np.float32)
+        out = np.empty((len(x), self.length), np.float32)
         order = np.argsort(cell, kind="stable")
         edges = np.flatnonzero(np.diff(cell[order], prepend=-1, append=np.iinfo(np.intp).max))
         for low, high in pairwise(edges):
@@ -100,6 +104,7 @@ def _lagrange(u: Floats) -> Floats:
     )
 
 
-def log_ratio(window: Floats, waveforms: Floats) -> Floats:
+def log_ratio(window: Floats, waveforms: Singles) -> Floats:
     """ln of likelihood of signal over noise, (S,), of a window (n,) for whitened waveforms (S, n)."""
-    return np.asarray(waveforms @ window - 0.5 * np.einsum("sn,sn->s", waveforms, waveforms))
+    power = np.einsum("sn,sn->s", waveforms, waveforms)
+    return np.asarray((waveforms @ window.astype(np.float32)).astype(np.float64) - 0.5 * power)
