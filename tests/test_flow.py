@@ -1,0 +1,324 @@
+"""The whole flow with real parts: GW150914 as 1-s frames, the daemon's own process, a broker, a plain subscriber."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import paho.mqtt.client as paho
+import pytest
+
+from gwstream import settings
+from gwstream.broker import Broker
+from gwstream.conditioning import Conditioner
+from gwstream.config import Config
+from gwstream.inference import Inference, Model, load_model
+from gwstream.parts import Parts
+from gwstream.pipeline import run
+from gwstream.records import Gap, Outgoing, Strain
+from gwstream.source import open_source, recording
+from gwstream.source.writer import split, write_frame
+from gwstream.summary import canonical, schema
+
+DETECTORS = ("H1", "L1")
+COALESCENCE = {"H1": 1126259462.427, "L1": 1126259462.4205}
+LEAST_SNR = {"H1": 13.0, "L1": 9.0}
+MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait(condition: Callable[[], object], seconds: float, what: str) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what}: not after {seconds:g} s"
+        time.sleep(0.02)
+
+
+@dataclass
+class Received:
+    """One message as a subscriber has it."""
+
+    topic: str
+    payload: bytes
+    content_type: str
+    user: dict[str, str]
+    expiry: int | None
+    body: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.body = json.loads(self.payload)
+
+
+@contextmanager
+def subscriber(port: int) -> Iterator[list[Received]]:
+    """Everything a plain MQTT v5 client receives."""
+    got: list[Received] = []
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+    ready: list[bool] = []
+
+    def note(_client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        p = message.properties
+        user = dict(getattr(p, "UserProperty", []))
+        expiry = getattr(p, "MessageExpiryInterval", None)
+        got.append(Received(message.topic, message.payload, getattr(p, "ContentType", ""), user, expiry))
+
+    client.on_message = note
+    client.on_subscribe = lambda *_: ready.append(True)
+    client.connect("127.0.0.1", port)
+    client.subscribe("gwstream/#", qos=1)
+    client.loop_start()
+    try:
+        wait(lambda: ready, 10, "subscription")
+        yield got
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+@contextmanager
+def mosquitto(folder: Path) -> Iterator[int]:
+    assert MOSQUITTO is not None
+    port = free_port()
+    conf = folder / "mosquitto.conf"
+    conf.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+    process = subprocess.Popen([MOSQUITTO, "-c", str(conf)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def up() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        wait(up, 10, "mosquitto")
+        yield port
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@contextmanager
+def embedded() -> Iterator[int]:
+    broker = Broker()
+    broker._start()
+    try:
+        yield broker.port
+    finally:
+        broker._stop()
+
+
+def folders(root: Path) -> dict[str, Path]:
+    return {name: root / name for name in DETECTORS}
+
+
+def play(root: Path, pause: float) -> None:
+    """Write the recording as frames, both detectors a second at a time."""
+    scores = {name: list(split(recording.read(name))) for name in DETECTORS}
+    for seconds in zip(*scores.values(), strict=True):
+        for name, (gps, samples) in zip(scores, seconds, strict=True):
+            write_frame(folders(root)[name], name, gps, samples, 4096)
+        time.sleep(pause)
+
+
+@contextmanager
+def daemon(folder: Path, broker: int) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """``gwstream run`` on frames in ``folder``, and its HTTP port."""
+    http = free_port()
+    lines = [f"[source.detectors.{name}]\ndirectory = {str(path)!r}" for name, path in folders(folder).items()]
+    lines += [f"[inference]\nmodel = {str(settings.default_model())!r}", f"[publish]\nport = {broker}"]
+    lines += [f"[metrics]\nport = {http}", "[service]\ndrain = 30.0"]
+    path = folder / "gwstream.toml"
+    path.write_text("\n".join(lines))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "gwstream", "run", str(path)], stdout=log, stderr=log)
+        try:
+            yield process, http
+        finally:
+            process.kill()
+            process.wait()
+
+
+def taken_in(http: int) -> bool:
+    """Whether the daemon has read all of the recording."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{http}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return all(f'gwstream_strain_seconds_total{{detector="{name}"}} 32.0' in lines for name in DETECTORS)
+
+
+@pytest.fixture(scope="module", params=["embedded", "mosquitto"])
+def live(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Received]]:
+    """All messages of the recording, ten times faster than it was, through the daemon's own process."""
+    if request.param == "mosquitto" and MOSQUITTO is None:
+        pytest.skip("mosquitto is not installed: apt-get install mosquitto")
+    root = tmp_path_factory.mktemp("live")
+    for path in folders(root).values():
+        path.mkdir()
+    with (
+        mosquitto(root) if request.param == "mosquitto" else embedded() as broker,
+        subscriber(broker) as got,
+        daemon(root, broker) as (process, http),
+    ):
+
+        def online() -> bool:
+            assert process.poll() is None, (root / "log").read_text()
+            return any(one.body.get("state") == "online" for one in got)
+
+        wait(online, 60, "the daemon")
+        play(root, pause=0.1)
+        wait(lambda: taken_in(http), 60, "all strain")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 0, (root / "log").read_text()
+        wait(lambda: got[-1].body.get("state") == "offline", 10, "the farewell")
+        yield got
+
+
+def of_kind(got: list[Received], kind: str) -> list[Received]:
+    return [one for one in got if one.topic.endswith(f"/{kind}")]
+
+
+def test_every_message_is_valid(live: list[Received]) -> None:
+    check = jsonschema.Draft202012Validator(schema())
+    for one in live:
+        check.validate(one.body)
+        kind = one.topic.rsplit("/", 1)[1]
+        assert one.body["schema"] == f"gwstream.{kind}/1"
+        assert one.content_type == "application/json"
+        assert one.user["schema"] == one.body["schema"]
+        if kind != "status":
+            assert one.topic == f"gwstream/{one.body['posterior']['detector']}/{kind}"
+            assert one.user["model_version"] == one.body["posterior"]["model"]["version"]
+            assert one.expiry is not None
+            assert hashlib.sha256(canonical(one.body["posterior"])).hexdigest() == one.body["sha256"]
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_gw150914_is_the_only_event(live: list[Received], detector: str) -> None:
+    told = [one.body for one in of_kind(live, "event") if one.body["posterior"]["detector"] == detector]
+    replaced = {name for body in told for name in body["event"]["supersedes"]}
+    standing = [body["posterior"] for body in told if body["event"]["id"] not in replaced]
+    assert len(standing) == 1
+    assert replaced < {body["event"]["id"] for body in told}
+    found = standing[0]
+    assert found["coalescence"]["gps"] == pytest.approx(COALESCENCE[detector], abs=0.010)
+    chirp = found["parameters"]["chirp_mass"]
+    assert chirp["p5"] < 31.0 < chirp["p95"]
+    assert found["snr"] > LEAST_SNR[detector]
+    assert found["quality"]["reasons"] == ["short PSD history"]
+    assert found["data"] == {"dq": 3, "gap": False}
+    assert not found["simulated"]
+
+
+def test_latencies_add_up(live: list[Received]) -> None:
+    messages = [one.body["delivery"] for one in live if "delivery" in one.body]
+    assert messages
+    for delivery in messages:
+        steps = dict(delivery["latency"])
+        total = steps.pop("total")
+        assert sum(steps.values()) == pytest.approx(total, abs=1e-3)
+        assert min(steps.values()) >= 0
+        assert 0 < total < 60
+    for name in DETECTORS:
+        sequences = [b.body["delivery"]["sequence"] for b in live if b.topic.startswith(f"gwstream/{name}/")]
+        assert sorted(sequences) == list(range(len(sequences)))
+
+
+# the same frames, three ways
+
+
+class Capture:
+    """A publisher that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.sent: list[Outgoing] = []
+
+    async def put(self, outgoing: Outgoing) -> None:
+        self.sent.append(outgoing)
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+    async def drain(self, limit: float) -> None:
+        return
+
+
+class Whole:
+    """The whole recording as one record a detector."""
+
+    detectors = DETECTORS
+    live = False
+
+    async def stream(self, detector: str) -> AsyncIterator[Strain | Gap]:
+        yield replace(recording.read(detector), dq=3)
+
+
+@asynccontextmanager
+async def whole() -> AsyncIterator[Whole]:
+    yield Whole()
+
+
+async def posteriors(model: Model, config: Config, source: Any) -> dict[str, bytes]:
+    """Posterior parts by id, through the pipeline in this process."""
+    publisher = Capture()
+    async with source as opened:
+        parts = Parts(
+            config=config,
+            source=opened,
+            conditioner=partial(Conditioner, model.spec),
+            inference=Inference(model, config.inference),
+            prior=model.spec.prior,
+            publisher=publisher,
+        )
+        await run(parts, asyncio.Event())
+    return {one.summary.id: one.summary.posterior for one in publisher.sent if one.summary.kind == "posterior"}
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model(settings.default_model())
+
+
+@pytest.fixture(scope="module")
+def replayed(model: Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The frames from a folder, as fast as they are taken."""
+    root = tmp_path_factory.mktemp("replay")
+    for path in folders(root).values():
+        path.mkdir()
+    play(root, pause=0.0)
+    detectors = {name: {"files": sorted(path.iterdir())} for name, path in folders(root).items()}
+    config = Config.model_validate({"source": {"kind": "replay", "speed": 0, "detectors": detectors}})
+    return asyncio.run(posteriors(model, config, open_source(config.source)))
+
+
+@pytest.fixture(scope="module")
+def at_once(model: Model) -> dict[str, bytes]:
+    """One array a detector, and batches of another size."""
+    table = {"source": {"kind": "simulated", "detectors": {name: {} for name in DETECTORS}}, "batching": {"size": 5}}
+    return asyncio.run(posteriors(model, Config.model_validate(table), whole()))
+
+
+def test_replay_and_one_array_give_the_same_bytes(replayed: dict[str, bytes], at_once: dict[str, bytes]) -> None:
+    assert len(replayed) >= 4
+    assert replayed == at_once
+
+
+def test_the_daemon_gives_the_same_bytes(live: list[Received], replayed: dict[str, bytes]) -> None:
+    on_the_wire = {one.body["posterior"]["id"]: canonical(one.body["posterior"]) for one in of_kind(live, "posterior")}
+    assert on_the_wire == replayed
