@@ -79,32 +79,25 @@ def _detector(file: Path) -> str:
 
 def check(path: Path, config: Config) -> None:
     """Print what the settings mean. Raises `ModelError`, `SourceError` or `ConfigError` when they cannot work."""
-    from rich.console import Console
-    from rich.table import Table
-
     from gwstream.inference import load_model
 
+    places = [(f"  {name}", strain(config, name)) for name in config.source.detectors]
     model = load_model(config.inference.model)
-    places = [strain(config, name) for name in config.source.detectors]
-    prior = model.spec.prior
-    table = Table(title=f"{path}: good", title_justify="left", show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_row("source", f"{config.source.kind}, {', '.join(config.source.detectors)}")
-    for name, text in zip(config.source.detectors, places, strict=True):
-        table.add_row(f"  {name}", text)
-    table.add_row("model", f"{model.name} {model.version}, {str(model.hash)[:12]}, {config.inference.model}")
-    table.add_row("  windows", f"{model.spec.window} samples at {model.spec.rate} Hz, every {model.spec.hop}")
-    table.add_row(
-        "  prior",
-        f"{prior.mass[0]:g} to {prior.mass[1]:g} Msun, mass ratio from {prior.min_ratio:g}, "
-        f"{prior.distance[0]:g} to {prior.distance[1]:g} Gpc",
-    )
-    table.add_row("inference", f"gate at SNR {config.inference.gate_snr:g}, {config.inference.draws} draws")
-    publish = config.publish
-    table.add_row("publish", f"{publish.host}:{publish.port}, topics {publish.prefix}/#")
-    http = f"http://{config.metrics.host}:{config.metrics.port}/" if config.metrics.enabled else "off"
-    table.add_row("page, metrics", http)
-    Console(highlight=False, soft_wrap=True).print(table)
+    prior, publish, http = model.spec.prior, config.publish, config.metrics
+    rows = [
+        ("source", config.source.kind),
+        *places,
+        ("model", f"{model.name} {model.version}, {model.hash[:12]}, in {config.inference.model}"),
+        ("  windows", f"{model.spec.window} samples at {model.spec.rate} Hz, one every {model.spec.hop}"),
+        ("  masses", f"{prior.mass[0]:g} to {prior.mass[1]:g} Msun at the detector, ratio from {prior.min_ratio:g}"),
+        ("  distance", f"{prior.distance[0]:g} to {prior.distance[1]:g} Gpc, effective"),
+        ("inference", f"gate at SNR {config.inference.gate_snr:g}, {config.inference.draws} draws a posterior"),
+        ("publish", f"MQTT v5 to {publish.host}:{publish.port}, topics {publish.prefix}/# (not tried)"),
+        ("page, metrics", f"http://{http.host}:{http.port}/" if http.enabled else "off"),
+    ]
+    print(f"{path}: good")
+    for label, meaning in rows:
+        print(f"{label:<15}{meaning}")
 
 
 def strain(config: Config, name: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -160,6 +162,85 @@ def test_wrong_key(config_file: Path, command: str) -> None:
     assert done.returncode == 78
     assert "did you mean 'directory'?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_missing_directory(config_file: Path) -> None:
+    done = gwstream("run", str(config_file))
+    assert done.returncode == 66
+    assert f"source.detectors.H1.directory: {config_file.parent / 'frames'}: no such directory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_model(config_file: Path) -> None:
+    (config_file.parent / "frames").mkdir()
+    done = gwstream("check-config", str(config_file))
+    assert done.returncode == 65
+    assert f"{config_file.parent / 'models/bbh-1det'}: no such model folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_model_that_does_not_match(config_file: Path) -> None:
+    (config_file.parent / "frames").mkdir()
+    model = config_file.parent / "models/bbh-1det"
+    shutil.copytree(settings.default_model(), model)
+    recipe = (model / "model.toml").read_text(encoding="utf-8")
+    changed = re.sub(r"^floor_hz = .*$", "floor_hz = 19.5", recipe, flags=re.MULTILINE)
+    assert changed != recipe
+    (model / "model.toml").write_text(changed, encoding="utf-8")
+    done = gwstream("run", str(config_file))
+    assert done.returncode == 65
+    assert "another [conditioning]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_unreachable_broker(config_file: Path) -> None:
+    (config_file.parent / "frames").mkdir()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        port = taken.getsockname()[1]
+        more = f'[inference]\nmodel = "{settings.default_model()}"\n[publish]\nport = {port}\n[metrics]\nport = 0\n'
+        config_file.write_text(config_file.read_text(encoding="utf-8") + more, encoding="utf-8")
+        done = gwstream("run", str(config_file))
+    assert done.returncode == 69
+    assert f"127.0.0.1:{port}" in done.stderr
+    assert "publish.host" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_check_config_says_what_it_means(config_file: Path) -> None:
+    (config_file.parent / "frames").mkdir()
+    more = f'[inference]\nmodel = "{settings.default_model()}"\n'
+    config_file.write_text(config_file.read_text(encoding="utf-8") + more, encoding="utf-8")
+    done = gwstream("check-config", str(config_file))
+    assert done.returncode == 0, done.stderr
+    for part in ("good", str(config_file.parent / "frames"), "bbh-1det", "127.0.0.1:1883"):
+        assert part in done.stdout
+
+
+def test_replay_prints_gw150914() -> None:
+    from jsonschema import Draft202012Validator
+
+    from gwstream.source import recording
+    from gwstream.summary import schema
+
+    done = gwstream("replay", str(recording.path("H1")), "--detector", "H1", "--json")
+    assert done.returncode == 0, done.stderr
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    validator = Draft202012Validator(schema())
+    for message in messages:
+        validator.validate(message)
+    events = [message for message in messages if message["schema"].startswith("gwstream.event/")]
+    assert events
+    assert all(abs(event["posterior"]["coalescence"]["gps"] - 1126259462.427) < 0.010 for event in events)
+
+
+def test_replay_ends_quietly_when_nobody_reads() -> None:
+    from gwstream.source import recording
+
+    command = f"{sys.executable} -m gwstream replay {recording.path('H1')} --detector H1 | head -c 100"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, check=False, timeout=120)
+    assert done.returncode == 0
+    assert not done.stderr
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1.5", 1.5), ("90s", 90), ("30m", 1800), ("1h30m", 5400)])

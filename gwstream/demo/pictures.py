@@ -24,6 +24,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "legend.frameon": False,
 }
+BEFORE, AFTER = 0.14, 0.06  # s around the merger that the close-up shows
 LABELS = {
     "mass_1": "$m_1$ [M$_\\odot$]",
     "mass_2": "$m_2$ [M$_\\odot$]",
@@ -40,36 +41,43 @@ def waveforms(posteriors: list[Posterior], title: str, path: Path) -> Path:
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
-        figure = Figure(figsize=(8.0, 0.6 + 2.1 * len(posteriors)), layout="constrained")
+        figure = Figure(figsize=(9.0, 0.7 + 2.1 * len(posteriors)), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(len(posteriors), sharex=True, squeeze=False)[:, 0]
+        axes = figure.subplots(len(posteriors), 2, sharex="col", sharey="row", squeeze=False, width_ratios=(3, 2))
         epoch = min(p.window.gps_ns for p in posteriors) // NANO
-        for axis, posterior in zip(axes, posteriors, strict=True):
-            _waveform(axis, posterior, epoch)
-        axes[0].legend(loc="upper left", ncols=3, fontsize=8)
-        axes[-1].set_xlabel(f"seconds after GPS {epoch}")
+        for (whole, close), posterior in zip(axes, posteriors, strict=True):
+            start = (posterior.window.gps_ns - epoch * NANO) / NANO
+            merger = start + _coalescence(posterior)
+            for axis in (whole, close):
+                _waveform(axis, posterior, start, merger)
+            whole.set_xlim(start, start + len(posterior.window.samples) / posterior.window.rate)
+            whole.set_ylabel(f"{posterior.window.detector}: strain [noise sd]")
+            close.set_title(f"SNR {posterior.snr:.1f}   ln Bayes factor {posterior.log_bayes:.0f}", loc="right", size=9)
+            close.set_xlim(merger - BEFORE, merger + AFTER)
+        axes[0, 0].legend(loc="upper left", ncols=3, fontsize=8)
+        for axis in axes[-1]:
+            axis.set_xlabel(f"seconds after GPS {epoch}")
         figure.suptitle(title, fontsize=11, color=INK)
         figure.savefig(path, dpi=150)
     return path
 
 
-def _waveform(axis: Any, posterior: Posterior, epoch: int) -> None:
+def _coalescence(posterior: Posterior) -> float:
+    """Median, in seconds into the window."""
+    drawn = posterior.weights > 0
+    return _quantiles(posterior.samples[drawn, 3], posterior.weights[drawn])[1]
+
+
+def _waveform(axis: Any, posterior: Posterior, start: float, merger: float) -> None:
     window, waveform = posterior.window, posterior.waveform
-    time = (window.gps_ns - epoch * NANO) / NANO + np.arange(len(window.samples)) / window.rate
+    time = start + np.arange(len(window.samples)) / window.rate
     axis.axhline(0, color=PALE, lw=0.5)
     axis.plot(time, window.samples, color=PALE, lw=0.9, label="whitened strain")
-    axis.fill_between(time, waveform.lower, waveform.upper, color=ACCENT, alpha=0.3, lw=0, label="90 % band")
-    axis.plot(time, waveform.median, color=ACCENT, lw=1.3, label="median waveform")
-    drawn = posterior.weights > 0
-    coalescence = _quantiles(posterior.samples[drawn, 3], posterior.weights[drawn])[1]
-    axis.axvline(time[0] + coalescence, color=INK, lw=0.8, ls=":")
-    axis.set_ylabel("strain [noise sd]")
-    axis.set_title(
-        f"{window.detector}   SNR {posterior.snr:.1f}   ln B {posterior.log_bayes:.0f}", loc="right", fontsize=9
-    )
-    reach = 1.25 * max(np.abs(window.samples).max(), np.abs(waveform.upper).max(), np.abs(waveform.lower).max())
+    axis.fill_between(time, waveform.lower, waveform.upper, color=ACCENT, alpha=0.35, lw=0, label="90 % band")
+    axis.plot(time, waveform.median, color=ACCENT, lw=1.0, label="median waveform")
+    axis.axvline(merger, color=INK, lw=0.8, ls=":")
+    reach = 1.25 * max(np.abs(curve).max() for curve in (window.samples, waveform.upper, waveform.lower))
     axis.set_ylim(-reach, reach)
-    axis.set_xlim(time[0], time[-1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ def take(message: Message, console: Console, seen: Seen) -> None:
     detector = posterior["detector"]
     if message["schema"].startswith("gwstream.posterior/"):
         seen.posteriors[detector] = seen.posteriors.get(detector, 0) + 1
+        console.print(heading(message), soft_wrap=True, highlight=False)
         console.print(table(message))
         return
     event = message["event"]
@@ -81,18 +82,19 @@ def take(message: Message, console: Console, seen: Seen) -> None:
     verb = "updated" if event["supersedes"] else "found"
     console.print(
         f"[bold]event {verb}[/bold] in {detector}: GPS {posterior['coalescence']['gps']:.4f}, "
-        f"SNR {text(posterior['snr'], 1)}, {event['id']}",
+        f"SNR {text(posterior['snr'], 1)}, {event['id']}\n",
         highlight=False,
+        soft_wrap=True,
     )
 
 
 def table(message: Message) -> Table:
-    """One posterior: median, 90 % interval and unit of each parameter; SNR, Bayes factor, quality, latency above."""
+    """One posterior: median, 90 % interval and unit of each parameter."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     posterior = message["posterior"]
-    out = Table(box=SIMPLE_HEAD, title=heading(message), title_justify="left", title_style="", pad_edge=False)
+    out = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name, justify in (("parameter", "left"), ("median", "right"), ("90 % interval", "right"), ("unit", "left")):
         out.add_column(name, justify=justify)  # type: ignore[arg-type]
     for name, label, digits in ROWS:
@@ -118,7 +120,7 @@ def heading(message: Message) -> str:
     return (
         f"[bold]{posterior['detector']}[/bold]  SNR [bold]{text(posterior['snr'], 1)}[/bold]  "
         f"ln Bayes factor {text(posterior['log_bayes'], 1)}  "
-        f"latency {latency_ms(message):.0f} ms  {verdict}"
+        f"latency {latency_ms(message):.0f} ms   {verdict}"
     )
 
 
