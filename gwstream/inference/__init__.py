@@ -21,10 +21,11 @@ from gwstream.inference.checkpoint import Model, load_model
 from gwstream.inference.engine_torch import TorchEngine
 from gwstream.inference.features import assemble
 from gwstream.inference.gate import MatchedFilter, best, neighbours
-from gwstream.inference.importance import Target, effective, sample
+from gwstream.inference.importance import effective, sample
 from gwstream.inference.likelihood import Templates, log_ratio
-from gwstream.inference.mixture import Mixture
+from gwstream.inference.mixture import BOUNDED, Mixture
 from gwstream.inference.parameters import Anchor, decode, limits
+from gwstream.prior import Prior
 from gwstream.records import Batch, Floats, Posterior, Trigger, Waveform, Whitener, Window
 
 __all__ = ["Inference", "Model", "load_model"]
@@ -40,6 +41,36 @@ class _Live:
 
     templates: Templates
     gate: MatchedFilter
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """The network's word on one window: a mixture in the coordinates of `parameters`, and what weighs it."""
+
+    window: Window
+    templates: Templates
+    prior: Prior
+    anchor: Anchor
+    mixture: Mixture
+    rng: np.random.Generator
+
+    def parameters(self, e: Floats) -> Floats:
+        """Parameters (S, 5) of coordinates (S, 5); those outside the bounds, whose weight is zero, moved onto them."""
+        bounded = np.clip(e[:, :BOUNDED], self.mixture.low, self.mixture.high)
+        return decode(self.anchor, np.column_stack([bounded, e[:, BOUNDED]]))[0]
+
+    def log_target(self, e: Floats) -> Floats:
+        """ln of likelihood ratio times prior density in the coordinates e: (S, 5) to (S,)."""
+        out = np.full(len(e), -np.inf)
+        inner = e[:, :BOUNDED]
+        possible = np.flatnonzero(((inner >= self.mixture.low) & (inner <= self.mixture.high)).all(axis=1))
+        x, log_jacobian = decode(self.anchor, e[possible])
+        log_prior = self.prior.log_density(x)
+        inside = np.isfinite(log_prior)
+        if inside.any():
+            waveforms = self.templates.waveforms(x[inside])
+            out[possible[inside]] = log_ratio(self.window.samples, waveforms) + (log_prior - log_jacobian)[inside]
+        return out
 
 
 class Inference:
@@ -89,9 +120,8 @@ class Inference:
                 )
         return tuple(triggers[index] for index in range(len(batch.windows)))
 
-    def infer(self, trigger: Trigger, bucket: int = 1) -> Posterior:
-        """The weighted posterior of one window."""
-        window = trigger.window
+    def propose(self, window: Window) -> Proposed:
+        """The network's proposal for a window, before the likelihood has its say."""
         live = self._filters(window.whitener)
         name = self.identity(window)
         rng = np.random.Generator(np.random.Philox(key=int(hashlib.sha256(name.encode()).hexdigest()[:32], 16)))
@@ -100,14 +130,20 @@ class Inference:
         latents = self._config.latents
         noise = rng.standard_normal((latents, *self._engine.noise_shape))
         uniform = (np.arange(latents) + rng.random(latents)) / latents
-        proposal = self._engine.propose(y, noise, uniform, (low[0].numpy(), high[0].numpy()))
-        found = sample(proposal, self._target(window, live, anchor, proposal), self._config.draws, rng)
-        e = np.column_stack([np.clip(found.e[:, :4], proposal.low, proposal.high), found.e[:, 4]])  # weight 0 outside
-        samples, _ = decode(anchor, e)
+        mixture = self._engine.propose(y, noise, uniform, (low[0].numpy(), high[0].numpy()))
+        return Proposed(window, live.templates, self.model.spec.prior, anchor, mixture, rng)
+
+    def infer(self, trigger: Trigger, bucket: int = 1) -> Posterior:
+        """The weighted posterior of one window."""
+        window = trigger.window
+        proposed = self.propose(window)
+        found = sample(proposed.mixture, proposed.log_target, self._config.draws, proposed.rng)
+        samples = proposed.parameters(found.e)
         weights = found.weights
-        loudest = live.templates.waveforms(samples[[int(np.argmax(found.log_weights))]])[0].astype(np.float64)
+        best_draw = samples[[int(np.argmax(found.log_weights))]]
+        loudest = proposed.templates.waveforms(best_draw)[0].astype(np.float64)
         return Posterior(
-            id=name,
+            id=self.identity(window),
             trigger=trigger,
             samples=samples,
             weights=weights,
@@ -117,7 +153,7 @@ class Inference:
             max_weight=float(weights.max()),
             snr=float(window.samples @ loudest / math.sqrt(max(float(loudest @ loudest), 1e-30))),
             residual_p=_residual_p(window.samples - loudest, window.rate),
-            waveform=_band(live.templates, samples, weights, rng),
+            waveform=_band(proposed.templates, samples, weights, proposed.rng),
             engine=self.engine,
             bucket=bucket,
             model=self.model.identity,
@@ -142,24 +178,6 @@ class Inference:
         context = torch.from_numpy(window.context)[None]
         norms = live.gate.norms[:, found.lag].T
         return assemble(neighbours(rho, found.lag), found, norms, self._chirps, live.gate.times, context)
-
-    def _target(self, window: Window, live: _Live, anchor: Anchor, proposal: Mixture) -> Target:
-        """ln likelihood ratio * prior in the network's coordinates."""
-        prior = self.model.spec.prior
-
-        def target(e: Floats) -> Floats:
-            out = np.full(len(e), -np.inf)
-            possible = ((e[:, :4] >= proposal.low) & (e[:, :4] <= proposal.high)).all(axis=1)
-            x, log_jacobian = decode(anchor, e[possible])
-            log_prior = prior.log_density(x)
-            inside = np.isfinite(log_prior)
-            rows = np.flatnonzero(possible)[inside]
-            if len(rows):
-                waveforms = live.templates.waveforms(x[inside])
-                out[rows] = log_ratio(window.samples, waveforms) + (log_prior - log_jacobian)[inside]
-            return out
-
-        return target
 
 
 def _log_noise(window: Floats) -> float:
