@@ -120,7 +120,7 @@ def report(injected: list[tuple[Injection, float]], out: Run, seconds: int) -> s
         if any(abs(e["posterior"]["coalescence"]["gps_ns"] - one.gps_ns) < 0.5 * NANO for one, _ in injected)
     ]
     memory = out.memory or [float("nan")]
-    quarters = [memory[min(len(memory) - 1, round(part * (len(memory) - 1)))] for part in (0.1, 0.25, 0.5, 0.75, 1)]
+    quarters = [memory[min(len(memory) - 1, round(part * (len(memory) - 1)))] for part in (0.1, 0.25, 0.5, 0.75, 0.99)]
     return "\n".join(
         [
             common.machine(),
@@ -128,7 +128,7 @@ def report(injected: list[tuple[Injection, float]], out: Run, seconds: int) -> s
             f"events from noise alone: {len(events) - len(near)}; beside a signal, but not at its time: "
             f"{len(near) - len(matched)}",
             f"wall time {out.wall:.0f} s: {seconds / out.wall:.0f} times real time",
-            "resident memory at 10, 25, 50, 75, 100 % of the run: " + ", ".join(f"{m:.0f}" for m in quarters) + " MB",
+            "resident memory at 10, 25, 50, 75, 99 % of the run: " + ", ".join(f"{m:.0f}" for m in quarters) + " MB",
             "",
             common.table(
                 ("optimal SNR", "injected", "found", "median SNR found / optimal", "chirp mass in its 90 %"), rows

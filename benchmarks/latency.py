@@ -51,10 +51,14 @@ class Play:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """First event message of a signal: seconds after the rename of the last frame it needed, and after coalescence."""
+    """First event message of a signal: seconds after the rename of the last frame it needed, and after coalescence.
+
+    ``steps``: what the daemon says of its own stages, in s.
+    """
 
     latency: float
     since_coalescence: float
+    steps: dict[str, float]
 
 
 def make(rate: int, seconds: int, seed: int) -> Play:
@@ -154,7 +158,7 @@ def first(play: Play, received: list[tuple[int, dict]]) -> Iterator[Found | None
                 last = int(np.ceil(end - 1e-4)) - 1 - GPS  # the frame that holds the last sample needed
                 renamed = play.renamed[injection.detector, last]
                 merged = play.begin + injection.gps_ns - GPS * NANO
-                found = Found((at - renamed) / NANO, (at - merged) / NANO)
+                found = Found((at - renamed) / NANO, (at - merged) / NANO, delivery["latency"])
                 break
         yield found
 
@@ -176,6 +180,10 @@ def noise_events(play: Play, received: list[tuple[int, dict]]) -> int:
 def report(play: Play, received: list[tuple[int, dict]], memory: list[float]) -> str:
     found = [one for one in first(play, received) if one is not None]
     rows = []
+    steps = [
+        (name, f"{1e3 * np.median([one.steps[name] for one in found]):.1f}")
+        for name in (found[0].steps if found else ())
+    ]
     for label, values in (
         ("rename to first event message", [one.latency for one in found]),
         ("coalescence to first event message", [one.since_coalescence for one in found]),
@@ -193,6 +201,8 @@ def report(play: Play, received: list[tuple[int, dict]], memory: list[float]) ->
             f"{memory[-1]:.0f} MB at the end, {max(memory):.0f} MB at most",
             "",
             common.table(("ms", "p50", "p90", "p99", "max"), rows),
+            "",
+            common.table(("step, as the daemon says", "median ms"), steps),
         ]
     )
 
