@@ -57,10 +57,10 @@ class Simulated:
         signals = Signals(
             heapq.merge(self._listed.get(detector, ()), drawn(config, detector, self._prior), key=_time), rate
         )
-        end = math.inf if config.duration == 0 else (config.start + config.duration) * rate
         start = config.start * rate
-        while start < end:
-            n = int(min(rate, math.ceil(end) - start))
+        end = None if config.duration == 0 else start + math.ceil(config.duration * rate)
+        while end is None or start < end:
+            n = rate if end is None else min(rate, end - start)
             samples = await asyncio.to_thread(self._samples, detector, signals, start, n)
             arrived = await self._pace.until((start + n) * NANO // rate)
             yield Strain(
