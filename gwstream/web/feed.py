@@ -23,7 +23,7 @@ from gwstream.records import NANO, Floats, Summary, Tally, silent
 POSTERIORS = 24  # kept for a page that opens now, and shown
 STRAIN = 16.0  # s kept of each detector
 BACKLOG = 256  # messages waiting for one page
-LEFT_OUT = ("correlation", "prior", "assumptions")  # of a posterior: the page does not show them
+LEFT_OUT = ("correlation", "assumptions")  # of a posterior: the page does not show them
 STALE = 30.0  # s without data after which a detector is not ready
 
 
