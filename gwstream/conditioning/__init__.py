@@ -52,8 +52,6 @@ class Conditioner:
         first, samples = decimator.push(record.start, record.samples)
         if not len(samples):
             return []
-        if len(self._stream) and first != self._start + len(self._stream):
-            raise SourceError(f"{self._detector}: strain at count {record.start} does not follow the strain before it")
         if not len(self._stream):
             self._begin(first)
         self._stream = np.concatenate([self._stream, samples])
@@ -66,7 +64,12 @@ class Conditioner:
             self._break(record.start * self._spec.rate // record.rate)
             decimator = self._decimator = Decimator(self._spec, record.rate)
             self._expected = record.start
-        elif record.start != self._expected:
+        elif record.start < self._expected:
+            raise SourceError(
+                f"{self._detector}: strain from count {record.start} at {record.rate} Hz overlaps what came before, "
+                f"which ended at {self._expected}"
+            )
+        elif record.start > self._expected:
             self._break(record.start * self._spec.rate // record.rate)
         self._expected = record.end
         return decimator
