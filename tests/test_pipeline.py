@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -213,14 +214,40 @@ async def test_the_best_placed_window_goes_first_and_makes_the_event() -> None:
 
 
 async def test_each_detector_has_its_best_before_any_has_its_second() -> None:
+    class Uneven(FakeInference):
+        """All windows of L1 lie worse than those of H1."""
+
+        def gate(self, batch: Batch) -> Sequence[Trigger]:
+            found = super().gate(batch)
+            return [replace(t, time=0.84) if t.window.detector == "L1" else t for t in found]
+
     joined = parts(
         FakeSource({"H1": [strain(0, "H1")], "L1": [strain(0, "L1")]}, live=True),
+        inference=Uneven({2: 0.70, 3: 0.76, 4: 0.80}),
         table={"batching": {"size": 64, "max_age": 0.05}},
     )
     publisher = await finish(joined)
     detectors = [one.summary.detector for one in kinds(publisher, "posterior")]
-    assert set(detectors[:2]) == {"H1", "L1"}
-    assert len(detectors) == 6
+    assert detectors == ["H1", "L1", "H1", "L1", "H1", "L1"]
+
+
+async def test_detectors_may_end_at_different_times() -> None:
+    lengths = {"H1": 1, "L1": 40, "V1": 0}
+    source = FakeSource({name: [strain(k, name) for k in range(n)] for name, n in lengths.items()}, live=False)
+    publisher = await finish(parts(source))
+    found = Counter(one.summary.detector for one in kinds(publisher, "posterior"))
+    assert found == {"H1": 3, "L1": 120}
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_the_journey_begins_where_the_frame_became_visible(known: bool) -> None:
+    arrived = time.monotonic_ns() - 50_000_000 if known else 0
+    record = replace(strain(0), arrived=arrived)
+    publisher = await finish(parts(FakeSource({"H1": [record]}, live=True)))
+    one = publisher.sent[0]
+    assert one.arrived == arrived or not known
+    waited = one.marks[0][1] - one.arrived
+    assert waited > 49_000_000 if known else waited == 0
 
 
 async def test_a_posterior_is_handed_on_before_the_next_is_made() -> None:
@@ -251,7 +278,8 @@ async def test_a_silent_detector_delays_nobody() -> None:
                 yield record
 
     stop = asyncio.Event()
-    joined = parts(Silent({"H1": [strain(n) for n in range(3)], "L1": []}, live=True, endless=True))
+    source = Silent({"H1": [strain(n) for n in range(3)], "L1": []}, live=True, endless=True)
+    joined = parts(source, table={"batching": {"size": 64, "max_age": 0.02}})  # never full: age alone sends it on
     running = asyncio.create_task(finish(joined, stop))
     publisher = joined.publisher
     assert isinstance(publisher, FakePublisher)

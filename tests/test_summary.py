@@ -193,6 +193,12 @@ def test_bytes_are_canonical_and_hashed() -> None:
     assert first[0].sha256 == hashlib.sha256(body).hexdigest()
 
 
+def test_canonical_json_has_one_form() -> None:
+    assert canonical({"b": 0.1, "a": [1, None]}) == b'{"a":[1,null],"b":0.1}'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical({"a": float("nan")})
+
+
 def test_the_posterior_does_not_depend_on_what_came_before() -> None:
     late = posterior(window(7), time=0.7)
     busy = summarizer()
