@@ -38,6 +38,7 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
     metrics = Metrics(CollectorRegistry(), tuple(config.source.detectors))
     async with open_source(config.source, metrics.tally, model.spec.prior) as source:
         inference = Inference(model, config.inference)
+        inference.warm()
         metrics.model(model.name, model.version, model.hash, inference.engine)
         facts = {"model": dict(model.identity), "engine": inference.engine, "detectors": list(source.detectors)}
         feed = Feed(source.detectors, tally=metrics.tally, on_clients=metrics.web_clients)

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from gwstream.config import InferenceConfig
 from gwstream.inference.checkpoint import Model, load_model
 from gwstream.inference.engine_torch import TorchEngine
-from gwstream.inference.features import assemble
+from gwstream.inference.features import assemble, size
 from gwstream.inference.gate import MatchedFilter, best, neighbours
 from gwstream.inference.importance import effective, sample
 from gwstream.inference.likelihood import Templates, log_ratio
@@ -30,6 +30,7 @@ from gwstream.records import Batch, Floats, Posterior, Trigger, Waveform, Whiten
 
 __all__ = ["Inference", "Model", "load_model"]
 
+SCALE = 1e-22  # strain of the order of a detector's noise per sample
 KEPT_WHITENERS = 12
 BAND_DRAWS = 300  # from which the waveform's band is read
 RESIDUAL_BAND = (20.0, 110.0)
@@ -91,6 +92,32 @@ class Inference:
     def engine(self) -> str:
         """Name of the engine in use."""
         return self._engine.name
+
+    def warm(self) -> None:
+        """Judge one made-up window, so that the first real one does not pay for what is done once."""
+        spec = self.model.spec.conditioning
+        taps = np.eye(1, spec.taps)[0] / SCALE
+        whitener = Whitener(
+            id="warm-up",
+            detector="W1",
+            rate=spec.rate,
+            taps=taps,
+            psd=np.ones(spec.taps // 2 + 1),
+            averages=1,
+            history=0.0,
+            end=0,
+            state="ready",
+        )
+        window = Window(
+            detector="W1",
+            start=spec.rate,
+            rate=spec.rate,
+            samples=np.random.default_rng(0).standard_normal(spec.window),
+            whitener=whitener,
+            context=np.zeros(len(self.model.net.shift) - size(len(self._chirps), 0), np.float32),
+        )
+        self.infer(self.gate(Batch((window,), 1))[0])
+        self._live.clear()
 
     def identity(self, window: Window) -> str:
         """The posterior's id: detector, GPS of the window's first sample in ns, digest of model and conditioning."""
