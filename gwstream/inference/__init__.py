@@ -32,6 +32,7 @@ __all__ = ["Inference", "Model", "load_model"]
 
 SCALE = 1e-22  # strain of the order of a detector's noise per sample
 KEPT_WHITENERS = 12
+BEST_OF = 64  # densest draws, among which the likeliest is looked for
 BAND_DRAWS = 300  # from which the waveform's band is read
 RESIDUAL_BAND = (20.0, 110.0)
 
@@ -167,8 +168,9 @@ class Inference:
         found = sample(proposed.mixture, proposed.log_target, self._config.draws, proposed.rng)
         samples = proposed.parameters(found.e)
         weights = found.weights
-        best_draw = samples[[int(np.argmax(found.log_weights))]]
-        loudest = proposed.templates.waveforms(best_draw)[0].astype(np.float64)
+        likeliest = samples[np.argsort(found.log_target)[-BEST_OF:]]
+        waveforms = proposed.templates.waveforms(likeliest)
+        loudest = waveforms[int(np.argmax(log_ratio(window.samples, waveforms)))].astype(np.float64)
         return Posterior(
             id=self.identity(window),
             trigger=trigger,

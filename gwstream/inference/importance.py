@@ -41,11 +41,17 @@ class Proposal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Weighted:
-    """Draws ``e`` (S, 5), ln weights (S,) unnormalised, and the number of rounds it took."""
+    """Draws ``e`` (S, 5), ln of target and of proposal density (S,) each, and the number of rounds it took."""
 
     e: Floats
-    log_weights: Floats
+    log_target: Floats
+    log_proposal: Floats
     rounds: int
+
+    @property
+    def log_weights(self) -> Floats:
+        """Unnormalised."""
+        return self.log_target - self.log_proposal
 
     @property
     def weights(self) -> Floats:
@@ -79,7 +85,7 @@ Target = Callable[[Floats], Floats]
 def sample(proposal: Proposal, target: Target, n: int, rng: Generator) -> Weighted:
     """``n`` weighted draws from ``target``."""
     e = proposal.draw(rng, n)
-    found = Weighted(e, target(e) - proposal.log_density(e), 1)
+    found = Weighted(e, target(e), proposal.log_density(e), 1)
     while found.rounds < ROUNDS and np.isfinite(found.log_weights).any():
         if effective(found.weights) >= ENOUGH * n:
             break
@@ -95,7 +101,7 @@ def _again(found: Weighted, proposal: Proposal, target: Target, rng: Generator) 
     e = np.concatenate([proposal.draw(rng, kept), kernels.draw(rng, n - kept)])
     share = np.log([kept / n, 1 - kept / n])
     log_q = log_sum_exp(np.stack([proposal.log_density(e) + share[0], kernels.log_density(e) + share[1]], axis=-1))
-    return Weighted(e, target(e) - log_q, found.rounds + 1)
+    return Weighted(e, target(e), log_q, found.rounds + 1)
 
 
 def _kernels(found: Weighted, rng: Generator) -> Kernels:
