@@ -129,11 +129,24 @@ def report(injected: list[tuple[Injection, float]], out: Run, seconds: int) -> s
             f"{len(near) - len(matched)}",
             f"wall time {out.wall:.0f} s: {seconds / out.wall:.0f} times real time",
             "resident memory at 10, 25, 50, 75, 99 % of the run: " + ", ".join(f"{m:.0f}" for m in quarters) + " MB",
+            *(aside(event, injected) for event in near if event not in matched),
             "",
             common.table(
                 ("optimal SNR", "injected", "found", "median SNR found / optimal", "chirp mass in its 90 %"), rows
             ),
         ]
+    )
+
+
+def aside(event: Message, injected: list[tuple[Injection, float]]) -> str:
+    """An event beside a signal, in words."""
+    part = event["posterior"]
+    one, snr = min(injected, key=lambda pair: abs(pair[0].gps_ns - part["coalescence"]["gps_ns"]))
+    offset = (part["coalescence"]["gps_ns"] - one.gps_ns) / NANO
+    quality = part["quality"]
+    return (
+        f"- {1e3 * offset:+.0f} ms from a signal of SNR {snr:.0f} ({one.mass_1:.0f} + {one.mass_2:.0f} Msun): "
+        f"SNR {part['snr']:.1f}, ln B {part['log_bayes']:.0f}, {quality['verdict']}, {', '.join(quality['reasons'])}"
     )
 
 

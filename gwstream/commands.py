@@ -88,13 +88,16 @@ def _demo(commands: Commands) -> None:
         "demo",
         _call_demo,
         "See it work on GW150914. Plays the recording as live frames to a daemon with a broker of its own, prints each"
-        "\nposterior as it arrives, and leaves two pictures a detector. Needs: pip install 'gwstream[demo]'.",
+        "\nposterior as it arrives, and leaves pictures and messages. Needs: pip install 'gwstream[demo]'.",
         "  gwstream demo\n  gwstream demo --loop          until Ctrl-C\n",
     )
     command.add_argument("--loop", action="store_true", help="play the recording again and again, GPS going on")
     command.add_argument("--speed", type=_positive, default=1.0, help="times real time (default: %(default)g)")
     command.add_argument(
-        "--output", type=Path, default=Path("demo-output"), help="folder for pictures and log (default: %(default)s)"
+        "--output",
+        type=Path,
+        default=Path("demo-output"),
+        help="folder for pictures, messages and log (default: %(default)s)",
     )
 
 

@@ -176,6 +176,12 @@ def test_demo_finds_gw150914(tmp_path: Path) -> None:
         path = tmp_path / f"GW150914-{name}.png"
         assert path.stat().st_size > 20_000
         assert str(path) in done.stdout
+    for detector, gps in GW150914.items():
+        message = json.loads((tmp_path / f"GW150914-{detector}.json").read_text(encoding="utf-8"))
+        assert abs(message["posterior"]["coalescence"]["gps"] - gps) < 0.010
+        chirp = message["posterior"]["parameters"]["chirp_mass"]
+        assert chirp["p5"] < 31.0 < chirp["p95"]
+        assert message["posterior"]["snr"] > {"H1": 13, "L1": 9}[detector]
     assert "http://127.0.0.1:" in done.stdout
     found = [line for line in done.stdout.splitlines() if line.startswith("event found")]
     assert len(found) == 2

@@ -7,6 +7,7 @@ of its own. All of it stays on loopback and in a temporary directory, but for wh
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import tempfile
 from collections import deque
@@ -150,6 +151,10 @@ class _Demo:
             self.console.print("drawing the pictures, from the same draws computed again ...")
             for path in draw(load(config), strains, messages, self.output):
                 self.console.print(f"picture     {path}", soft_wrap=True)
+            for message in messages:
+                path = self.output / f"GW150914-{message['posterior']['detector']}.json"
+                path.write_text(json.dumps(message, indent=2), encoding="utf-8")
+                self.console.print(f"message     {path}", soft_wrap=True)
 
 
 def draw(config: Config, strains: dict[str, Strain], messages: list[Message], output: Path) -> list[Path]:
