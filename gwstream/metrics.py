@@ -20,7 +20,7 @@ from gwstream.records import NANO, Batch, Gap, Outgoing, Strain, Trigger, Whiten
 
 STAGES = ("source", "conditioning", "batching", "inference", "summary", "publish")
 STATES = ("waiting", "ready", "full")
-STAGE_BUCKETS = (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
+STAGE_BUCKETS = (1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
 LATENCY_BUCKETS = (1e-4, 1e-3, 5e-3, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
 REASONS = 64
 """Pairs of stage and reason with a counter of their own, a detector; any more are counted together as ``other``."""
