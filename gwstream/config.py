@@ -41,7 +41,7 @@ class SourceConfig(Section):
     state_mask: int = Field(3, ge=0, description="state-vector bits that must all be set")
     accept_unknown_dq: bool = Field(False, description="accept strain without a state vector")
     accept_unchecked: bool = Field(False, description="accept frames without a checksum")
-    speed: float = Field(1.0, ge=0, description="replay: times real time; 0: as fast as possible")
+    speed: float = Field(1.0, ge=0, description="replay, simulated: times real time; 0: as fast as possible")
     seed: int = Field(1, ge=0, description="simulated: seed of noise and injections")
     rate: int = Field(4096, description="simulated: sample rate in Hz")
     start: int = Field(1_400_000_000, description="simulated: GPS start in s")

@@ -79,6 +79,9 @@ async def test_recording_equals_what_gwpy_reads() -> None:
     assert all(r.start % r.rate == 0 for r in found)
     assert np.array_equal(joined(found), other.value)
     assert found[0].start == round(other.t0.value) * 4096
+    whole = recording.read("L1")
+    assert (whole.start, whole.rate) == (found[0].start, 4096)
+    assert np.array_equal(whole.samples, other.value)
     assert {r.dq for r in found if isinstance(r, Strain)} == {None}
 
 
@@ -105,6 +108,14 @@ async def test_long_file_is_read_in_pieces(shared_data: Path) -> None:
         assert np.array_equal(joined(found), file["strain/Strain"][:])
     assert len(found) == 500
     assert contiguous(found)
+
+
+async def test_blocks_of_a_long_file_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gwstream.source.files.BLOCK", 3)
+    path = gwosc(tmp_path / "a", samples(0, RATE, 10), GPS, [127] * 7 + [0] * 3)
+    found = await played(path)
+    assert seconds(found) == [f"S {k}-{k + 1}" for k in range(7)] + [f"vetoed {k}-{k + 1}" for k in range(7, 10)]
+    assert np.array_equal(joined(found), samples(0, RATE, 7))
 
 
 async def test_multi_detector_frame_finds_the_detectors_own_strain() -> None:
