@@ -331,7 +331,8 @@ async def test_windows_behind_the_gate_are_bounded_too() -> None:
     inference.hold = threading.Event()
     joined = parts(source, inference=inference, tally=lambda s, r, d, n=1: lost.update({r: n}))
     running = asyncio.create_task(finish(joined))
-    await asyncio.sleep(0.5)
+    await until(lambda: source.read["H1"] == seconds)
+    await asyncio.sleep(0.3)
     inference.hold.set()
     publisher = await running
     made = len(kinds(publisher, "posterior"))
@@ -353,7 +354,7 @@ async def test_stop_finishes_what_was_read() -> None:
 
 async def test_the_drain_is_bounded_and_what_it_leaves_is_counted() -> None:
     source = FakeSource({"H1": [strain(n) for n in range(6)]}, live=True, endless=True)
-    inference, stop, lost = FakeInference(delay=0.08), asyncio.Event(), Counter[str]()
+    inference, stop, lost = FakeInference(delay=0.3), asyncio.Event(), Counter[str]()
     table = {"service": {"drain": 0.3}}
     joined = parts(source, inference=inference, table=table, tally=lambda s, r, d, n=1: lost.update({r: n}))
     running = asyncio.create_task(finish(joined, stop))
@@ -361,7 +362,8 @@ async def test_the_drain_is_bounded_and_what_it_leaves_is_counted() -> None:
     stop.set()
     begin = time.monotonic()
     publisher = await running
-    assert time.monotonic() - begin < 0.6
+    assert time.monotonic() - begin < 1.5  # of the 5 s the rest would take
+    assert lost["stopped"] > 0
     assert set(lost) == {"stopped"}
     assert lost["stopped"] + len(kinds(publisher, "posterior")) == 18
 
