@@ -210,7 +210,7 @@ async def test_a_dead_broker_is_noticed_without_sending(tmp_path: Path) -> None:
     assert str(broker.port) in notes.connections[-1][1]
 
 
-async def test_a_frozen_broker_is_noticed(tmp_path: Path) -> None:
+async def test_a_frozen_broker_is_noticed_and_what_was_in_flight_goes_again(tmp_path: Path) -> None:
     notes = Notes()
     async with brokers.mosquitto(tmp_path) as broker:
         publisher = Publisher(settings(broker.port), observers=[notes])
@@ -218,10 +218,14 @@ async def test_a_frozen_broker_is_noticed(tmp_path: Path) -> None:
             await until(lambda: bool(notes.connections))
             assert broker.process is not None
             broker.process.send_signal(signal.SIGSTOP)
-            await publisher.put(outgoing())
+            for number in range(20):
+                await publisher.put(outgoing(number))
             await until(lambda: not notes.connections[-1][0], 6)
+            assert publisher.depth == 20
             broker.process.send_signal(signal.SIGCONT)
             assert await publisher.drain(10) == 0
+    assert [d.delivery["sequence"] for d in notes.delivered_] == list(range(20))  # what was in flight keeps its place
+    assert notes.delivered_[0].delivery["attempt"] == 2
 
 
 async def test_the_last_will_and_the_status_are_retained(tmp_path: Path) -> None:

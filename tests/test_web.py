@@ -265,13 +265,14 @@ async def test_the_page_in_a_real_browser(tmp_path: Path) -> None:
     port = brokers.free_port()
     live = new_feed()
     live.connection(True, "")
-    live.about(model="bbh-1det 1", engine="torch", version="0")
+    live.about(model={"name": "bbh-1det", "version": "1"}, engine="torch", version="0")
     async with browser(tmp_path) as page:
         async with site(live, port) as url:
             await page.size(1280, 900)
             await page.open(url + "/")
             await page.until("document.querySelector('#link-page dd')?.textContent === 'live'")
             assert await page.run("!document.querySelector('#none').hidden")
+            assert await page.until("document.querySelector('#about').textContent") == "model bbh-1det 1 on torch"
             live.detector("H1", good(snr=4.2))
             for second in range(3):
                 noise = np.random.default_rng(second).normal(size=256)
@@ -294,6 +295,10 @@ async def test_the_page_in_a_real_browser(tmp_path: Path) -> None:
             assert await page.run("document.documentElement.scrollWidth <= 390")
         await page.until("document.body.classList.contains('lost')")
         complaints = [text for text in page.complaints if "ERR_" not in text]  # the server was away on purpose
+        refusals: Counter[tuple[str, str, str]] = Counter()
+        async with site(new_feed(clients=0, tally=lambda *key: refusals.update([key])), port), asyncio.timeout(20):
+            while not refusals:  # an answer other than 200 ends the browser's own attempts
+                await page.run("0")
         again = new_feed()  # of the daemon that was started again
         tell_posterior(again, 2)
         async with site(again, port):

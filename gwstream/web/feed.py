@@ -162,6 +162,7 @@ class Feed:
             page.close()
 
     def _history(self) -> Iterator[bytes]:
+        yield b"retry: 1000\n\n"  # ms until the browser tries again
         yield _event("about", self._about)
         yield _event("broker", self._link)
         for name, state in self._states.items():

@@ -40,7 +40,8 @@ function link(id, state, text) {
 function about(facts) {
   document.title = facts.instance ? `${facts.instance} \u00b7 gwstream` : "gwstream";
   const instance = facts.instance === "gwstream" ? undefined : facts.instance;
-  const model = [facts.model && `model ${facts.model}`, facts.engine && `on ${facts.engine}`].filter(Boolean).join(" ");
+  const { name, version } = facts.model ?? {};
+  const model = [name && `model ${name} ${version}`, facts.engine && `on ${facts.engine}`].filter(Boolean).join(" ");
   $("about").textContent = [instance, model].filter(Boolean).join(", ");
   $("version").textContent = [facts.version && `gwstream ${facts.version}`, facts.broker && `publishing to ${facts.broker}`].filter(Boolean).join(", ");
   (facts.detectors ?? []).forEach(view);
