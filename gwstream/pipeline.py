@@ -28,7 +28,7 @@ __all__ = ["Parts", "run"]
 
 RECORDS = 4  # strain records a detector that wait for conditioning
 CUTS = 4  # records' worth of windows that wait for batching
-BATCHES = 128  # of live strain that wait for the gate: two detectors' frames of 64 s
+BATCHES = 1024  # of live strain that wait for the gate: what a restart finds, eight minutes of two detectors (40 MB)
 BATCHES_AT_REST = 4  # of any other
 TRIGGERS = 64  # windows behind the gate that wait for their posterior
 

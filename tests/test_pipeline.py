@@ -17,7 +17,7 @@ from fakes import GPS, RATE, posterior, trigger, whitener, window
 from gwstream.config import Config
 from gwstream.errors import EngineError, SourceError
 from gwstream.parts import Parts
-from gwstream.pipeline import BATCHES, BATCHES_AT_REST, CUTS, RECORDS, TRIGGERS, run
+from gwstream.pipeline import BATCHES_AT_REST, CUTS, RECORDS, TRIGGERS, run
 from gwstream.prior import Prior
 from gwstream.records import Batch, Gap, Outgoing, Posterior, Strain, Trigger, Whitener, Window
 
@@ -176,7 +176,7 @@ def ours() -> set[str]:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  (what is waited for knows no events)
+        while not condition():
             await asyncio.sleep(0.002)
 
 
@@ -303,8 +303,10 @@ async def test_what_is_not_live_waits_and_loses_nothing() -> None:
     assert not lost
 
 
-async def test_live_strain_that_comes_too_fast_is_given_up_oldest_first() -> None:
-    seconds = 2 * BATCHES
+async def test_live_strain_that_comes_too_fast_is_given_up_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = 64
+    monkeypatch.setattr("gwstream.pipeline.BATCHES", batches)
+    seconds = 2 * batches
     source = FakeSource({"H1": [strain(n) for n in range(seconds)]}, live=True)
     inference, lost = FakeInference({3: 0.75}), Counter[tuple[str, str, str]]()
     inference.hold = threading.Event()
@@ -319,13 +321,13 @@ async def test_live_strain_that_comes_too_fast_is_given_up_oldest_first() -> Non
     unjudged = 16 * seconds - len(inference.judged)
     assert lost.total() == unjudged + passed - len(kinds(publisher, "posterior"))
     assert len(inference.judged) < 16 * seconds
-    newest = {w.start for n in range(seconds - BATCHES // 2, seconds) for w in FakeConditioner("H1").push(strain(n))}
+    newest = {w.start for n in range(seconds - batches // 2, seconds) for w in FakeConditioner("H1").push(strain(n))}
     assert newest <= {w.start for w in inference.judged}
 
 
 async def test_windows_behind_the_gate_are_bounded_too() -> None:
     everything = dict.fromkeys(range(16), 0.75)
-    seconds = BATCHES // 2
+    seconds = 64
     source = FakeSource({"H1": [strain(n) for n in range(seconds)]}, live=True)
     inference, lost = FakeInference(everything), Counter[str]()
     inference.hold = threading.Event()
