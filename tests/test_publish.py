@@ -402,3 +402,22 @@ async def test_what_the_broker_refuses_to_take_is_counted(tmp_path: Path) -> Non
             await publisher.put(outgoing())
             await publisher.drain(5)
     assert notes.counts == {("publish", "refused", "H1"): 1}
+
+
+async def test_a_message_the_broker_cannot_stand_does_not_block_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gwstream.publish.ATTEMPTS", 3)
+    notes = Notes()
+    extra = "allow_anonymous true\nmax_packet_size 4000\n"  # a status fits, a posterior does not
+    async with brokers.mosquitto(tmp_path, extra) as broker, Subscriber(broker.port) as subscriber:
+        publisher = Publisher(settings(broker.port), tally=notes.tally, observers=[notes])
+        async with running(publisher):
+            for number in range(2):
+                await publisher.put(outgoing(number))
+            assert await publisher.drain(10) == 0
+            before = len(subscriber.of("status"))
+            publisher.tell(engine="torch")
+            await until(lambda: len(subscriber.of("status")) > before)
+    assert notes.counts == {("publish", "too_many_attempts", "H1"): 2}
+    assert not notes.delivered_

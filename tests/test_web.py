@@ -100,7 +100,8 @@ def tell_posterior(live: Feed, number: int = 0, detector: str = "H1") -> str:
 
 
 async def test_metrics_health_and_readiness() -> None:
-    live = new_feed()
+    now = 100.0
+    live = new_feed(monotonic=lambda: now)
     async with site(live) as url, aiohttp.ClientSession() as session:
 
         async def get(path: str) -> tuple[int, str]:
@@ -118,9 +119,13 @@ async def test_metrics_health_and_readiness() -> None:
         live.detector("H1", good())
         live.detector("L1", good(state="waiting", history=7.0))
         assert json.loads((await get("/readyz"))[1])["reasons"] == ["L1: 7 s of PSD history, too short yet"]
-        live.detector("L1", good(data_end_ns=NOW - 40 * NANO))
+        live.detector("L1", good(data_end_ns=NANO))  # recorded strain, played as frames that come now
+        assert (await get("/readyz"))[0] == 200
+        now += 40
+        live.detector("H1", good(data_end_ns=NOW))
+        live.detector("L1", good(data_end_ns=NANO))  # nothing new
         assert json.loads((await get("/readyz"))[1])["reasons"] == ["L1: no strain for 40 s"]
-        live.detector("L1", good(data_end_ns=NANO, live=False))  # a replay of old strain
+        live.detector("L1", good(data_end_ns=NANO, live=False))
         assert await get("/readyz") == (200, '{"ok": true, "reasons": []}')
         live.connection(False, "127.0.0.1:1883: connection refused")
         assert "connection refused" in (await get("/readyz"))[1]

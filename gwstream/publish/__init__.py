@@ -34,6 +34,7 @@ log = logging.getLogger("publish")
 IN_FLIGHT = 8  # messages on the wire at once; brokers allow 20 and more
 ATTEMPTS = 20  # connections a message may cost before it is taken for one the broker cannot stand
 STATUS_INTERVAL = 10.0  # s between two statuses
+COMPLAINT_INTERVAL = 60.0  # s between two warnings of the same
 FIRST_PAUSE = 0.1  # s before the second attempt to connect
 
 
@@ -102,6 +103,7 @@ class Publisher:
         self._counts = {"posterior": 0, "event": 0, "dropped": 0}
         self._facts: dict[str, Any] = {}
         self._status_due = True
+        self._complaint = ("", 0)  # the last one logged, and when
         self._news = asyncio.Event()  # something to send
         self._room = asyncio.Event()  # something left the outbox
 
@@ -139,10 +141,7 @@ class Publisher:
             try:
                 await self._connected(password)
             except aiomqtt.MqttError as problem:
-                reason = f"{self._config.host}:{self._config.port}: {connection.why(problem)}"
-                log.warning("%s; trying again, %d messages kept", reason, self.depth)
-                for observer in self._observers:
-                    observer.connection(False, reason)
+                self._lost(f"{self._config.host}:{self._config.port}: {connection.why(problem)}")
             if self._monotonic_ns() - began > 2 * self._config.backoff * NANO:
                 pause = FIRST_PAUSE
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # daemons must not all come back at once
@@ -159,10 +158,21 @@ class Publisher:
             self._tally("publish", "undelivered", kept.outgoing.summary.detector)
         return self.depth
 
+    def _lost(self, reason: str) -> None:
+        """Tell that we are not connected: observers each time, the log when it is news and then once a minute."""
+        now = self._monotonic_ns()
+        news = reason != self._complaint[0] or now - self._complaint[1] > COMPLAINT_INTERVAL * NANO
+        if news:
+            self._complaint = (reason, now)
+        log.log(logging.WARNING if news else logging.DEBUG, "%s; trying again, %d messages kept", reason, self.depth)
+        for observer in self._observers:
+            observer.connection(False, reason)
+
     async def _connected(self, password: str | None) -> None:
         """One connection to its end. Raises `aiomqtt.MqttError`."""
         async with connection.client(self._config, password) as client:
             log.info("connected to %s:%d", self._config.host, self._config.port)
+            self._complaint = ("", 0)
             for observer in self._observers:
                 observer.connection(True, "")
             try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ POSTERIORS = 24  # kept for a page that opens now, and shown
 STRAIN = 16.0  # s kept of each detector
 BACKLOG = 256  # messages waiting for one page
 LEFT_OUT = ("correlation", "assumptions")  # of a posterior: the page does not show them
-STALE = 30.0  # s without data after which a detector is not ready
+STALE = 30.0  # s without new strain after which a detector is not ready
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +68,14 @@ class Feed:
         tally: Tally = silent,
         on_clients: Callable[[int], None] = lambda _: None,
         now_ns: Callable[[], int] = clock.gps_now_ns,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limit = clients
         self._tally = tally
         self._on_clients = on_clients
         self._now_ns = now_ns
+        self._monotonic = monotonic
+        self._came: dict[str, float] = {}  # when a detector's strain last went on
         self._pages: set[_Page] = set()
         self._about: dict[str, Any] = {"detectors": list(detectors)}
         self._link: dict[str, Any] = {"up": False, "reason": "not connected yet", "outbox": 0}
@@ -87,6 +91,9 @@ class Feed:
 
     def detector(self, detector: str, state: DetectorState) -> None:
         """State of one detector."""
+        before = self._states.get(detector)
+        if before is None or before.data_end_ns != state.data_end_ns:
+            self._came[detector] = self._monotonic()
         self._states[detector] = state
         self._tell("detector", self._state(detector, state))
 
@@ -134,8 +141,8 @@ class Feed:
                 out.append(f"{name}: no strain yet")
             elif state.state == "waiting":
                 out.append(f"{name}: {state.history:.0f} s of PSD history, too short yet")
-            elif state.live and self._age(state) > STALE:
-                out.append(f"{name}: no strain for {self._age(state):.0f} s")
+            elif state.live and self._silent(name) > STALE:
+                out.append(f"{name}: no strain for {self._silent(name):.0f} s")
         return out
 
     @contextmanager
@@ -193,11 +200,13 @@ class Feed:
 
     def _state(self, detector: str, state: DetectorState) -> dict[str, Any]:
         out = asdict(state) | {"detector": detector, "data_end_ns": str(state.data_end_ns)}
-        out["age"] = round(self._age(state), 3) if state.data_end_ns else None
+        out["age"] = round((self._now_ns() - state.data_end_ns) / NANO, 3) if state.data_end_ns else None
+        out["silent"] = round(self._silent(detector), 3)
         return out
 
-    def _age(self, state: DetectorState) -> float:
-        return (self._now_ns() - state.data_end_ns) / NANO
+    def _silent(self, detector: str) -> float:
+        """Seconds since strain last came; not its age, for recorded strain may be played as if it were live."""
+        return self._monotonic() - self._came[detector]
 
     def _tell(self, kind: str, message: Mapping[str, Any]) -> None:
         if not self._pages:

@@ -61,8 +61,11 @@ function seen(wave) {
   return [Math.max(first - 2, 0), Math.min(last + 2, wave.median.length - 1)];
 }
 
+// Redraws when the colours change; returns how to end that.
 function restyle(chart) {
-  dark.addEventListener("change", () => requestAnimationFrame(() => chart.redraw(false, true)));
+  const again = () => requestAnimationFrame(() => chart.redraw(false, true));
+  dark.addEventListener("change", again);
+  return () => dark.removeEventListener("change", again);
 }
 
 export class Strip {
@@ -189,13 +192,14 @@ export function zoom(element, { posterior, samples }) {
   const all = options(element, labels, () => [-limit, limit]);
   all.scales.x.range = [Math.max(x[0], -0.5), Math.min(x.at(-1), 0.15)];
   const chart = new uPlot(all, [x, samples, wave.lower, wave.upper, wave.median], element);
-  restyle(chart);
+  const forget = restyle(chart);
   const observer = new ResizeObserver(() => {
     if (element.isConnected) chart.setSize({ width: element.clientWidth, height: element.clientHeight });
   });
   observer.observe(element);
   return () => {
     observer.disconnect();
+    forget();
     chart.destroy();
   };
 }

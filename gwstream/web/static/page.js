@@ -96,8 +96,9 @@ function detector(message) {
 
 function age({ last, heard, facts, state }) {
   if (!last) return;
-  const seconds = last.age === null ? null : last.age + (performance.now() - heard) / 1000;
-  const stale = last.live && seconds !== null && seconds > 30 && seconds < 86400;
+  const since = (performance.now() - heard) / 1000;
+  const seconds = last.age === null ? null : last.age + since;
+  const stale = last.live && last.silent + since > 30;
   state.dataset.state = stale ? "stale" : last.state;
   state.textContent = stale ? "no strain" : last.state;
   if (seconds === null) facts.age.textContent = "\u2013";
