@@ -81,6 +81,9 @@ class SummaryConfig(Section):
     """How windows of one signal become one event."""
 
     cluster: float = Field(0.3, gt=0, le=5, description="s: coalescence times closer than this are one event")
+    shadow: float = Field(
+        1.0, ge=0, le=10, description="s: a doubtful posterior so near a much louder event is part of it"
+    )
     short_history: float = Field(32.0, ge=0, description="s of PSD history below which a posterior is suspect")
     low_ess: float = Field(100.0, ge=0, description="effective sample size below which a posterior is suspect")
     low_residual_p: float = Field(1e-3, ge=0, le=1)

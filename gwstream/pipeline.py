@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from gwstream.batching import Batcher
 from gwstream.channel import Channel, Closed
 from gwstream.parts import Parts
-from gwstream.records import NANO, Batch, Gap, Outgoing, Strain, Summary, Trigger, Window, gps_ns
+from gwstream.records import NANO, Batch, Gap, Outgoing, Strain, Summary, Trigger, Whitener, Window, gps_ns
 from gwstream.summary import Summarizer
 
 __all__ = ["Parts", "run"]
@@ -104,6 +104,7 @@ class _Pipeline:
         self._summarizer = Summarizer(parts.config.summary, parts.prior)
         self._pending: list[_Pending] = []  # a heap
         self._judged = 0  # batches
+        self._fresh: dict[str, Whitener] = {}  # by detector, that inference has not seen
         self._deadline: float | None = None  # of the drain, once told to stop
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -164,6 +165,8 @@ class _Pipeline:
             begin, windows, end = await loop.run_in_executor(self._conditioning_thread, push, record)
             self._spent("conditioning", journey.left("source"), end)
             journey = journey.then("conditioning_queue", begin).then("conditioning", end)
+            if conditioner.whitener is not None:
+                self._fresh[detector] = conditioner.whitener
             for observer in self._parts.observers:
                 observer.conditioned(detector, windows, conditioner.whitener)
             if windows:
@@ -204,8 +207,17 @@ class _Pipeline:
         with suppress(Closed):
             while True:
                 while not self._pending or (self._live and len(self._batches)):
+                    if self._live and not len(self._batches):
+                        await self._prepare()
                     await self._gate(await self._batches.get())
                 await self._posterior(heapq.heappop(self._pending))
+
+    async def _prepare(self) -> None:
+        """While nothing waits: filter the bank for the newest whiteners, which the next frame's windows will have."""
+        loop = asyncio.get_running_loop()
+        while self._fresh and not len(self._batches):
+            _, whitener = self._fresh.popitem()
+            await loop.run_in_executor(self._inference_thread, self._parts.inference.prepare, whitener)
 
     async def _gate(self, batched: _Batched) -> None:
         batch = batched.batch

@@ -207,8 +207,8 @@ class Summary:
 class Outgoing:
     """A summary on its way to the broker, with the time at which each step before `publish` was left behind.
 
-    ``arrived``: ``time.monotonic_ns()`` at which the frame that completed the window became visible. ``marks``: pairs of
-    step ("source", "conditioning_queue", "conditioning", "batching", "inference_queue", "inference", "summary") and
+    ``arrived``: ``time.monotonic_ns()`` at which the frame that completed the window became visible. ``marks``: pairs
+    of step ("source", "conditioning_queue", "conditioning", "batching", "inference_queue", "inference", "summary") and
     the ``time.monotonic_ns()`` at its end, in order; each step lasts from the mark before it.
     ``data_end_ns``: GPS ns of the last sample needed.
     """

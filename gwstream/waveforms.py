@@ -53,8 +53,8 @@ def frequency_domain(
 def time_domain(parameters: Floats, rate: int, *, duration: float = 8.0, f_min: float = 14.0) -> Floats:
     """Strain of one signal: (duration * rate,) with ``parameters[3]`` (s) counted from the first sample.
 
-    ``parameters``: (5,) in the order of `gwstream.records.PARAMETERS`. The first half second is tapered; coalescence
-    should lie 0.5 s or more before the end, and late enough for the inspiral from ``f_min`` (Hz) to fit.
+    ``parameters``: (5,) in the order of `gwstream.records.PARAMETERS`. The first half second and the last quarter are
+    tapered; coalescence should lie 0.5 s or more before the end, and late enough for the inspiral from ``f_min`` (Hz).
     """
     mass_1, mass_2, distance, time, phase = (float(value) for value in parameters)
     n = round(duration * rate)
@@ -63,7 +63,9 @@ def time_domain(parameters: Floats, rate: int, *, duration: float = 8.0, f_min: 
     spectrum[-1] = 0.0
     signal = np.fft.irfft(spectrum, n) * rate
     edge = rate // 2
-    signal[:edge] *= np.sin(0.5 * np.pi * np.arange(edge) / edge) ** 2
+    fade = np.sin(0.5 * np.pi * np.arange(edge) / edge) ** 2
+    signal[:edge] *= fade
+    signal[-edge // 2 :] *= fade[::-2]
     return signal
 
 

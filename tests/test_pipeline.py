@@ -78,6 +78,7 @@ class FakeInference:
         self.judged: list[Window] = []
         self.inferred: list[Window] = []
         self.hold: threading.Event | None = None
+        self.prepared: list[str] = []
 
     def gate(self, batch: Batch) -> Sequence[Trigger]:
         self.threads.add(threading.get_ident())
@@ -95,6 +96,10 @@ class FakeInference:
         time.sleep(self.delay)
         self.inferred.append(found.window)
         return posterior(found.window, time=found.time, n=50, bucket=bucket)
+
+    def prepare(self, whitener: Whitener) -> None:
+        self.threads.add(threading.get_ident())
+        self.prepared.append(whitener.id)
 
 
 class FakePublisher:

@@ -389,6 +389,22 @@ def test_a_posterior_between_two_events_joins_them_only_if_it_is_best() -> None:
     assert both.event == {"id": both.id, "supersedes": [left.id, right.id], "windows": 4}
 
 
+def test_what_is_left_of_a_loud_signal_beside_it_is_no_event_of_its_own() -> None:
+    faint = {"log_bayes": 20.0, "residual_p": 1e-9}
+    for order in (("loud", "faint"), ("faint", "loud")):
+        made = summarizer(cluster=0.3, shadow=1.0)
+        told = []
+        for name in order:
+            told += events(made.add(signal(2, 0.875, log_bayes=360.0) if name == "loud" else signal(9, 1.35, **faint)))
+        assert told[-1].event is not None
+        assert told[-1].event["windows"] == (1 if order[0] == "loud" else 2)
+        assert len(told) == (1 if order[0] == "loud" else 2)
+    for other in (signal(9, 1.35, log_bayes=20.0), signal(9, 1.35, log_bayes=200.0, residual_p=1e-9)):
+        made = summarizer(cluster=0.3, shadow=1.0)  # a good one, or one nearly as loud, stands on its own
+        made.add(signal(2, 0.875, log_bayes=360.0))
+        assert len(events(made.add(other))) == 1
+
+
 def test_the_state_is_bounded() -> None:
     made = summarizer()
     for n in range(3 * KEPT):

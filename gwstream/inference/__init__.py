@@ -20,7 +20,7 @@ from gwstream.config import InferenceConfig
 from gwstream.inference.checkpoint import Model, load_model
 from gwstream.inference.engine_torch import TorchEngine
 from gwstream.inference.features import assemble, size
-from gwstream.inference.gate import MatchedFilter, best, neighbours
+from gwstream.inference.gate import Best, MatchedFilter, best, neighbours
 from gwstream.inference.importance import effective, sample
 from gwstream.inference.likelihood import Templates, log_ratio
 from gwstream.inference.mixture import BOUNDED, Mixture
@@ -50,6 +50,7 @@ class Proposed:
     """The network's word on one window: a mixture in the coordinates of `parameters`, and what weighs it."""
 
     window: Window
+    trigger: Trigger
     templates: Templates
     prior: Prior
     anchor: Anchor
@@ -135,31 +136,41 @@ class Inference:
             filters = self._filters(windows[0].whitener).gate
             samples = torch.from_numpy(np.stack([window.samples for window in windows])).float()
             found = best(filters(samples), filters.times)
-            for k, row in enumerate(rows):
-                snr, time = float(found.snr[k]), float(found.time[k])
-                low, high = self.model.spec.prior.time
-                triggers[row] = Trigger(
-                    window=windows[k],
-                    snr=snr,
-                    time=time,
-                    phase=float(found.phase[k]) % (2 * math.pi),
-                    template=int(found.template[k]),
-                    passed=snr >= self._config.gate_snr and low <= time <= high,
-                )
+            triggers |= {
+                row: self._trigger(window, found, k) for k, (row, window) in enumerate(zip(rows, windows, strict=True))
+            }
         return tuple(triggers[index] for index in range(len(batch.windows)))
+
+    def _trigger(self, window: Window, found: Best, k: int) -> Trigger:
+        """What the gate found in row ``k``."""
+        snr, time = float(found.snr[k]), float(found.time[k])
+        low, high = self.model.spec.prior.time
+        return Trigger(
+            window=window,
+            snr=snr,
+            time=time,
+            phase=float(found.phase[k]) % (2 * math.pi),
+            template=int(found.template[k]),
+            passed=snr >= self._config.gate_snr and low <= time <= high,
+        )
+
+    def prepare(self, whitener: Whitener) -> None:
+        """Filter the bank for a whitener ahead of the first window that needs it, a second later."""
+        self._filters(whitener)
 
     def propose(self, window: Window) -> Proposed:
         """The network's proposal for a window, before the likelihood has its say."""
         live = self._filters(window.whitener)
         name = self.identity(window)
         rng = np.random.Generator(np.random.Philox(key=int(hashlib.sha256(name.encode()).hexdigest()[:32], 16)))
-        y, anchor = self._features(window, live)
+        y, anchor, found = self._features(window, live)
         low, high = limits(anchor, self.model.spec.prior)
         latents = self._config.latents
         noise = rng.standard_normal((latents, *self._engine.noise_shape))
         uniform = (np.arange(latents) + rng.random(latents)) / latents
         mixture = self._engine.propose(y, noise, uniform, (low[0].numpy(), high[0].numpy()))
-        return Proposed(window, live.templates, self.model.spec.prior, anchor, mixture, rng)
+        trigger = self._trigger(window, found, 0)
+        return Proposed(window, trigger, live.templates, self.model.spec.prior, anchor, mixture, rng)
 
     def infer(self, trigger: Trigger, bucket: int = 1) -> Posterior:
         """The weighted posterior of one window."""
@@ -173,7 +184,7 @@ class Inference:
         loudest = waveforms[int(np.argmax(log_ratio(window.samples, waveforms)))].astype(np.float64)
         return Posterior(
             id=self.identity(window),
-            trigger=trigger,
+            trigger=proposed.trigger,  # of this window alone: a batch's product rounds differently
             samples=samples,
             weights=weights,
             log_evidence=found.log_evidence + _log_noise(window.samples),
@@ -200,13 +211,14 @@ class Inference:
         self._live.move_to_end(whitener.id)
         return found
 
-    def _features(self, window: Window, live: _Live) -> tuple[torch.Tensor, Anchor]:
-        """The network's input (1, F) and the anchor: in products of fixed shape, whatever its batch."""
+    def _features(self, window: Window, live: _Live) -> tuple[torch.Tensor, Anchor, Best]:
+        """The network's input (1, F), the anchor and the gate's word, in products of fixed shape."""
         rho = live.gate(torch.from_numpy(window.samples).float()[None])
         found = best(rho, live.gate.times)
         context = torch.from_numpy(window.context)[None]
         norms = live.gate.norms[:, found.lag].T
-        return assemble(neighbours(rho, found.lag), found, norms, self._chirps, live.gate.times, context)
+        near = neighbours(rho, found.lag)
+        return *assemble(near, found, norms, self._chirps, live.gate.times, context), found
 
 
 def _log_noise(window: Floats) -> float:

@@ -60,7 +60,9 @@ class Weighted:
 
     @property
     def log_evidence(self) -> float:
-        """ln of the mean weight."""
+        """ln of the mean weight; -inf where every weight is zero."""
+        if not np.isfinite(self.log_target).any():
+            return -math.inf
         return float(log_sum_exp(self.log_weights[None])[0]) - math.log(len(self.e))
 
 

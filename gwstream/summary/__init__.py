@@ -23,7 +23,7 @@ class Summarizer:
     def __init__(self, config: SummaryConfig, prior: Prior) -> None:
         self._config = config
         self._prior = prior
-        self._events = Events(config.cluster)
+        self._events = Events(config.cluster, config.shadow)
 
     def add(self, posterior: Posterior) -> tuple[Summary, ...]:
         """The summary of the posterior, and after it that of its event if it is new or now better told."""

@@ -1,7 +1,8 @@
 """Windows of one signal become one event, told by its best posterior.
 
 The best so far of each event is kept, the last `KEPT` events a detector. A posterior that coalesces within
-``reach`` of the best of an event belongs to it. Better than the best: the event is told again, and names what it
+``reach`` of the best of an event belongs to it; so does a doubtful one within ``shadow`` of a much louder event, for
+what is left of a loud signal in windows beside its own looks like a faint one. Better than the best: the event is told again, and names what it
 replaces. Else nothing is said. Which of several posteriors is best does not depend on their order.
 """
 
@@ -20,6 +21,7 @@ LISTED = 16  # event ids a message names at most
 # the same signal, a posterior must beat the one in the middle by 4 nats and 5 % of its ln Bayes factor.
 PLACE_NATS = 4.0
 PLACE_FRACTION = 0.05
+MUCH_LOUDER = 5.0  # ratio of scores, which go with the square of the SNR
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -60,15 +62,16 @@ class Event:
 
 @dataclass(slots=True)
 class Events:
-    """State of the clustering: ``reach`` in seconds; events by detector, oldest first."""
+    """State of the clustering: ``reach`` and ``shadow`` in seconds; events by detector, oldest first."""
 
     reach: float
+    shadow: float
     detectors: OrderedDict[str, deque[Event]] = field(default_factory=OrderedDict)
 
     def add(self, detector: str, gps_ns: int, new: Rank) -> Event | None:
         """Take the posterior of rank ``new`` that coalesces at ``gps_ns``; the event if it is to be told (again)."""
         known = self.detectors.setdefault(detector, deque(maxlen=KEPT))
-        near = [event for event in known if abs(event.gps_ns - gps_ns) < self.reach * NANO]
+        near = [event for event in known if self._one_signal(event, gps_ns, new)]
         if not near:
             known.append(Event(new, gps_ns))
             return known[-1]
@@ -84,3 +87,10 @@ class Events:
             known.remove(old)
         known.insert(at, event)
         return event
+
+    def _one_signal(self, event: Event, gps_ns: int, new: Rank) -> bool:
+        """Whether a posterior of rank ``new`` at ``gps_ns`` belongs to an event."""
+        apart = abs(event.gps_ns - gps_ns)
+        faint, loud = sorted((event.best, new), key=lambda one: one.score)
+        overshadowed = not faint.good and loud.score > MUCH_LOUDER * max(faint.score, 0.0)
+        return apart < self.reach * NANO or (overshadowed and apart < self.shadow * NANO)

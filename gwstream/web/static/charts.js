@@ -72,7 +72,8 @@ export class Strip {
   constructor(element) {
     this.element = element;
     this.clear();
-    const labels = { values: (_, splits) => splits.map((t) => clock(this.epoch + t)), incrs: [1, 2, 5, 10] };
+    const whole = (chart, t) => chart.valToPos(t, "x") < chart.width - 42 - 30; // a label at the edge would be cut
+    const labels = { values: (chart, splits) => splits.map((t) => (whole(chart, t) ? clock(this.epoch + t) : "")), incrs: [1, 2, 5, 10] };
     const size = () => [-this.limit, this.limit];
     this.chart = new uPlot(options(element, labels, size), this.data, element);
     restyle(this.chart);

@@ -313,7 +313,7 @@ function detail() {
     make("dl", { class: "terms" },
       line("ln Bayes factor", fixed(posterior.log_bayes, 1)),
       line("Residual p", fixed(posterior.residual_p, 3)),
-      line("Effective draws", `${fixed(sampling.ess, 0)} of ${sampling.draws}`),
+      line("ESS", `${fixed(sampling.ess, 0)} of ${sampling.draws}`),
       line("Largest weight", fixed(sampling.largest_weight, 3)),
       line("PSD", `${psd.state}, ${psd.averages} avg.`),
       line("PSD drift", fixed(psd.drift, 2)),
