@@ -36,7 +36,7 @@ function options(element, xLabels, range) {
     scales: { x: { time: false }, y: { range } },
     axes: [
       { ...axis, grid, size: 24, gap: 6, space: 80, ...xLabels },
-      { ...axis, grid, size: 42, gap: 8, space: 32, incrs: [1, 2, 4, 5, 10, 20, 50],
+      { ...axis, grid, size: 42, gap: 8, space: 24, incrs: [1, 2, 4, 5, 10, 20, 50],
         values: (_, splits) => splits.map((v) => (v < 0 ? "\u2212" + -v : String(v))) },
     ],
     series: [
