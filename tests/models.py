@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from gwstream.config import InferenceConfig
 from gwstream.inference import Inference, Model, load_model
@@ -23,6 +24,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "models" / "bbh-1det"
 @cache
 def shipped() -> Model:
     torch.set_num_threads(1)
+    threadpool_limits(limits=1, user_api="blas")
     return load_model(FOLDER)
 
 

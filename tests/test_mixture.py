@@ -95,9 +95,7 @@ def test_a_component_outside_the_bounds_is_drawn_from_its_tail(beyond: float) ->
 
 
 def test_components_share_the_draws_equally() -> None:
-    one = Mixture(
-        np.array([[-3.0, 0, 0, 0], [3.0, 0, 0, 0]]), np.full((2, 4), 0.1), np.zeros(2), np.ones(2), LOW, HIGH
-    )
+    one = Mixture(np.array([[-3.0, 0, 0, 0], [3.0, 0, 0, 0]]), np.full((2, 4), 0.1), np.zeros(2), np.ones(2), LOW, HIGH)
     e = one.draw(np.random.default_rng(6), 1000)
     assert (e[:, 0] > 0).sum() == 500
 

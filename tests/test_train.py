@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gwstream.errors import ModelError
+from gwstream.inference import load_model
+from gwstream.inference.cvae import Objective
+from gwstream.inference.features import size
+from gwstream.model import ModelSpec, TrainingSpec, read_spec
+from gwstream.training import train as loop
+from gwstream.training.bank import Bank
+from gwstream.training.dataset import Simulator, family
+from models import tiny_bank, tiny_recipe
+
+
+@pytest.fixture(autouse=True)
+def _one_bank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bank of the tiny recipe is built once: it is the same every time, as test_bank.py shows."""
+    torch.set_num_threads(1)
+    bank = tiny_bank()
+    monkeypatch.setattr(loop.bank_builder, "build", lambda spec: bank)
+    monkeypatch.setattr(loop, "WINDOWS_FOR_SCALE", 512)
+
+
+@cache
+def finished(folder: Path) -> Path:
+    return loop.train(tiny_recipe(folder / "whole"), output=folder / "run")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("training")
+
+
+def losses(path: Path) -> list[list[float]]:
+    with path.open() as file:
+        return [[float(value) for value in row] for row in csv.reader(file)]
+
+
+def test_a_run_makes_a_model_that_loads_and_its_loss_falls(whole: Path) -> None:
+    weights = finished(whole)
+    assert weights == whole / "whole" / "weights.safetensors"
+    model = load_model(weights.parent)
+    assert model.name == "tiny"
+    assert len(model.net.shift) == size(4, 26)
+    rows = losses(whole / "run" / "loss.csv")
+    assert [int(row[0]) for row in rows] == [20, 40]
+    assert rows[-1][3] < rows[0][3] - 0.5
+    assert all(math.isfinite(value) for row in rows for value in row)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = finished(whole)
+    recipe = tiny_recipe(tmp_path / "cut")
+    step = loop._step
+
+    def stopped(spec: ModelSpec, simulator: Simulator, members: Any, run: loop.Run, fraction: float) -> Any:
+        if run.step == 33:
+            raise KeyboardInterrupt
+        return step(spec, simulator, members, run, fraction)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_step", stopped)
+        patch.setattr(loop, "SAVE_EVERY", 15)
+        with pytest.raises(KeyboardInterrupt):
+            loop.train(recipe, output=tmp_path / "run")
+    assert not (recipe.parent / "weights.safetensors").exists()
+    torch.randn(100)  # whatever else was drawn in between must not matter
+    resumed = loop.train(recipe, output=tmp_path / "run", resume=True)
+    one, two = load_file(expected), load_file(resumed)
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert torch.equal(value, two[name]), name
+    for name, value in load_file(whole / "run" / "checkpoint.safetensors").items():
+        assert torch.equal(value, load_file(tmp_path / "run" / "checkpoint.safetensors")[name]), name
+
+
+def test_another_seed_gives_another_network(whole: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path / "other", samples=1000)
+    a, b = (load_file(loop.train(recipe, output=tmp_path / f"{seed}", seed=seed)) for seed in (1, 2))
+    assert not torch.equal(a["net.trunk.0.weight"], b["net.trunk.0.weight"])
+
+
+def test_resume_without_a_checkpoint_is_a_model_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"checkpoint\.safetensors: no checkpoint to resume from"):
+        loop.train(tiny_recipe(tmp_path / "new"), output=tmp_path / "run", resume=True)
+
+
+def test_the_budget_ends_a_run(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path / "long", samples=10_000_000)
+    began = time.monotonic()
+    loop.train(recipe, output=tmp_path / "run", budget=1.0)
+    assert time.monotonic() - began < 60
+    from safetensors import safe_open
+
+    with safe_open(tmp_path / "run" / "checkpoint.safetensors", "pt") as file:
+        assert 50 < int(file.metadata()["step"]) < 1000
+
+
+def test_a_loss_that_is_not_a_number_leaves_the_network_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine = loop.objective
+    calls: list[int] = []
+
+    def broken(*args: Any, **options: Any) -> Objective:
+        found = genuine(*args, **options)
+        calls.append(1)
+        bad = len(calls) % 3 == 0
+        return dataclasses.replace(found, loss=found.loss * math.nan) if bad else found
+
+    monkeypatch.setattr(loop, "objective", broken)
+    weights = loop.train(tiny_recipe(tmp_path / "nan", samples=1000), output=tmp_path / "run")
+    assert len(calls) == 16
+    for name, value in load_file(weights).items():
+        assert torch.isfinite(value).all(), name
+
+
+def test_an_unusable_recipe_is_a_model_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no such file"):
+        loop.train(tmp_path / "model.toml", output=tmp_path / "run")
+
+
+def test_schedule_starts_without_the_kl_term_and_ends_with_all_of_it() -> None:
+    spec = TrainingSpec(warm_up=0.1, ramp=0.2, importance=4, importance_from=0.5)
+    table = [loop.schedule(spec, fraction) for fraction in np.linspace(0, 1, 201)]
+    rates, betas, draws = (np.array(column) for column in zip(*table, strict=True))
+    assert (betas[:20] == 0).all()
+    assert (betas[61:] == 1).all()
+    assert (np.diff(betas) >= 0).all()
+    assert betas[40] == pytest.approx(0.5)
+    assert set(draws[:100]) == {1}
+    assert set(draws[100:]) == {4}
+    assert rates.max() == pytest.approx(spec.rate, rel=0.01)
+    assert rates[0] == 0
+    assert rates[-1] == pytest.approx(0.01 * spec.rate)
+    sudden = TrainingSpec(warm_up=0.1, ramp=0.0)
+    assert [loop.schedule(sudden, f)[1] for f in (0.09, 0.11)] == [0, 1]
+
+
+def test_batches_have_their_size_and_skip_some_faint_windows(tmp_path: Path) -> None:
+    spec = read_spec(tiny_recipe(tmp_path))
+    bank: Bank = tiny_bank()
+    members = family(spec, bank, 8, np.random.default_rng(1))
+    simulator = Simulator(spec, bank)
+    found = loop.batch(spec, simulator, members, np.random.default_rng(2))
+    again = loop.batch(spec, simulator, members, np.random.default_rng(2))
+    assert len(found.y) == len(found.e) == len(found.snr) == spec.training.batch
+    assert torch.equal(found.y, again.y)
+    assert torch.isfinite(found.y).all()
+    assert np.isfinite(spec.prior.log_density(found.x.numpy())).all()
