@@ -126,9 +126,10 @@ def _flattened(log_weights: Floats) -> Floats:
     low, high = 0.0, 1.0
     if effective(normalised(log_weights)) >= TEMPERED:
         return log_weights
-    finite = np.where(np.isfinite(log_weights), log_weights, -np.inf)
+    possible = np.isfinite(log_weights)
+    finite = np.where(possible, log_weights, 0.0)
     for _ in range(30):
         middle = 0.5 * (low + high)
-        powered = np.where(np.isfinite(finite), finite * middle, -np.inf)
+        powered = np.where(possible, finite * middle, -np.inf)
         low, high = (middle, high) if effective(normalised(powered)) >= TEMPERED else (low, middle)
-    return np.where(np.isfinite(finite), finite * low, -np.inf)
+    return np.where(possible, finite * low, -np.inf)
