@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from scipy.signal import welch
+from trained import members, shipped, templates, tiny_bank
 
 from gwstream import spectra, waveforms
 from gwstream.conditioning.resample import Decimator
@@ -16,7 +17,6 @@ from gwstream.model import ModelSpec
 from gwstream.records import Floats
 from gwstream.training import bank as builder
 from gwstream.training.bank import decimated_power
-from models import members, shipped, templates, tiny_bank
 
 RATE, COALESCENCE = 4096, 7
 

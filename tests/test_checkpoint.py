@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from trained import members, tiny_bank, tiny_recipe
 
 from gwstream.errors import ModelError
 from gwstream.inference import checkpoint, load_model
 from gwstream.inference.cvae import Cvae
 from gwstream.inference.features import size
 from gwstream.model import read_spec
-from models import members, tiny_bank, tiny_recipe
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from trained import members, shipped, simulator, templates
 
 from gwstream import spectra
 from gwstream.conditioning import Conditioner
 from gwstream.records import Floats, Strain
 from gwstream.training.bank import decimated_power
 from gwstream.training.dataset import bins, estimated_whitener, family, member, random_psd
-from models import members, shipped, simulator, templates
 
 CURVE, RATE = "aLIGO_O4_high", 1024
 SECONDS, HISTORY = 700, 64

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from trained import members, noise, shipped, signal
 
 from gwstream.inference.features import assemble, size
 from gwstream.inference.gate import best, neighbours
 from gwstream.inference.parameters import LEAST_SNR, Anchor, centroid
 from gwstream.records import Floats
-from models import members, noise, shipped, signal
 
 
 def features(windows: Floats) -> tuple[Tensor, Anchor, Tensor]:
@@ -75,7 +75,7 @@ def test_each_window_stands_alone() -> None:
 
 def test_the_phase_coordinate_is_free_of_the_time() -> None:
     """Around the truth, phase and time of a signal decorrelate at the centroid: the overlap's phase stays put."""
-    from models import templates
+    from trained import templates
 
     for heavy, light in ((30.0, 25.0), (60.0, 50.0)):
         chirp = (heavy * light) ** 0.6 / (heavy + light) ** 0.2

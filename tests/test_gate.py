@@ -5,11 +5,11 @@ import pytest
 import torch
 from scipy import stats
 from scipy.optimize import minimize
+from trained import members, noise, shipped, signal, templates
 
 from gwstream.inference.gate import MARGIN, SHIFTS, MatchedFilter, best, lag_nodes, neighbours
 from gwstream.records import Floats
 from gwstream.waveforms import component_masses
-from models import members, noise, shipped, signal, templates
 
 
 def filters() -> MatchedFilter:

@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from trained import inference, members, noise, shipped, signal, templates, window
 
 from gwstream.config import InferenceConfig
 from gwstream.inference import Inference
 from gwstream.records import Batch, Posterior, Trigger, Window
-from models import inference, members, noise, shipped, signal, templates, window
 
 BYTES = ("samples", "weights")
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 from scipy.special import logsumexp
+from trained import inference, members, noise, shipped, signal, templates, window
 
 from gwstream.inference.likelihood import Templates, log_ratio
 from gwstream.records import Batch, Floats
 from gwstream.waveforms import chirp_mass
-from models import inference, members, noise, shipped, signal, templates, window
 
 
 def test_log_ratio_is_a_ratio_of_normal_likelihoods() -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models import FOLDER
 from pydantic import ValidationError
+from trained import FOLDER
 
 from gwstream.errors import ModelError
 from gwstream.model import ConditioningSpec, ModelSpec, read_spec

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from models import shipped
+from trained import shipped
 
 from gwstream.inference.parameters import Anchor, centroid, chirp_and_ratio, decode, encode, limits
 from gwstream.records import Floats

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from trained import tiny_bank, tiny_recipe
 
 from gwstream.errors import ModelError
 from gwstream.inference import load_model
@@ -21,7 +22,6 @@ from gwstream.model import ModelSpec, TrainingSpec, read_spec
 from gwstream.training import train as loop
 from gwstream.training.bank import Bank
 from gwstream.training.dataset import Simulator, family
-from models import tiny_bank, tiny_recipe
 
 
 @pytest.fixture(autouse=True)

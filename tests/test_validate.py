@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+from trained import FOLDER
 
 from gwstream.records import PARAMETERS
 from gwstream.training import validate as validation
 from gwstream.training.validate import LEAST_P, Scores, smallest_p, validate
-from models import FOLDER
 
 INJECTIONS = 30
 

@@ -37,7 +37,7 @@ def generic(mass_1: float, mass_2: float, distance: float, time: float) -> Float
 def test_equals_the_general_interface_of_lalsimulation(mass_1: float, mass_2: float) -> None:
     ours = waveforms.time_domain(np.array([mass_1, mass_2, 0.7, TIME, 0.0]), RATE)
     theirs = generic(mass_1, mass_2, 0.7, TIME)
-    assert np.abs(ours - theirs)[EDGE:].max() < 1e-4 * np.abs(theirs).max()
+    assert np.abs(ours - theirs)[EDGE : -EDGE // 2].max() < 1e-4 * np.abs(theirs).max()
 
 
 def test_distance_divides() -> None:
@@ -89,6 +89,7 @@ def test_the_envelope_peaks_at_coalescence_and_the_start_is_silent() -> None:
     assert TIME - 0.010 < peak < TIME + 0.002  # PhenomD's t = 0 lies a few ms after the envelope's peak
     assert abs(signal[0]) == 0
     assert np.abs(signal[: EDGE // 50]).max() < 1e-3 * np.abs(signal).max()
+    assert np.abs(signal[-EDGE // 50 :]).max() < 1e-3 * np.abs(signal).max()
 
 
 def test_spectrum_is_empty_below_its_start_and_has_the_size_asked_for() -> None:
