@@ -45,7 +45,8 @@ def test_templates_equal_the_strains_own_path_over_the_prior() -> None:
     error = np.linalg.norm(ours - theirs, axis=1) / np.linalg.norm(theirs, axis=1)
     overlap = np.sum(ours * theirs, axis=1) / (np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1))
     assert error.max() < 0.02
-    assert np.median(error) < 0.005
+    assert np.median(error) < 0.002
+    assert abs(np.median(np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)) - 1) < 5e-4
     assert (1 - overlap).max() < 2e-4
 
 
