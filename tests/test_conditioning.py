@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from scipy.signal import welch
+from scipy.signal import get_window, welch
 
 from gwstream import spectra, waveforms
 from gwstream.conditioning import Conditioner
@@ -81,7 +81,8 @@ def test_running_psd_is_scipys_median_welch() -> None:
     found = running.at(len(noise))
     assert found is not None
     psd, averages, history, _ = found
-    _, reference = welch(noise, 256, nperseg=512, noverlap=256, detrend=False, average="median")
+    window = get_window("hann", 512) ** 2
+    _, reference = welch(noise, 256, window=window, noverlap=256, detrend=False, average="median")
     assert averages == 39
     assert history == pytest.approx(40)
     assert psd == pytest.approx(reference, rel=1e-9)  # scipy's bias is the same series, for odd counts
@@ -101,6 +102,24 @@ def test_median_bias_of_overlapped_segments(n: int) -> None:
         ratios.append(found[0][2:-2].mean() * 128)
     assert np.mean(ratios) == pytest.approx(1.0, abs=4 * np.std(ratios) / np.sqrt(60) + 1e-3)
     assert median_bias(n) > 0.69
+
+
+def test_a_seismic_wall_does_not_leak_into_the_band() -> None:
+    rate, seconds = 256, 200
+    n = rate * seconds
+    f = np.fft.rfftfreq(n, 1 / rate)
+    true = 1e-46 * (1 + (12.0 / np.maximum(f, 4.0)) ** 24)  # 1e11 in power from 100 Hz down to 4 Hz
+    rng = np.random.default_rng(17)
+    noise = np.fft.irfft(
+        np.sqrt(true * n * rate / 4) * (rng.standard_normal(len(f)) + 1j * rng.standard_normal(len(f))), n
+    )
+    running = RunningPsd(CHAIN)
+    for low in range(0, 64 * 256 - 511, 256):
+        running.add(low, noise[low : low + 512])
+    found = running.at(64 * 256)
+    assert found is not None
+    band = slice(40, 220)
+    assert np.mean(found[0][band] / np.interp(np.arange(257) / 2, f, true)[band]) == pytest.approx(1.0, abs=0.05)
 
 
 def in_band(series: Floats) -> Floats:

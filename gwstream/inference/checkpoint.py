@@ -79,6 +79,7 @@ def save(path: Path, spec: ModelSpec, bank: Bank, net: Cvae) -> None:
         tensors[name] = torch.from_numpy(np.ascontiguousarray(kept))
     part = path.with_suffix(".part")
     save_file(tensors, part, {**_section_hashes(spec), "inputs": str(len(net.shift))})
+    part.chmod(0o644)  # safetensors makes it private, but a daemon under another user must read it
     part.replace(path)
 
 

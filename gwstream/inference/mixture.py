@@ -14,6 +14,7 @@ from gwstream.records import Floats
 BOUNDED = 4
 LOG_TWO_PI = math.log(2 * math.pi)
 TINY = 1e-12
+BLOCK = 64  # rows at a time: the table stays in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,10 @@ class Mixture:
         left = np.hstack([x**2, x, np.cos(e[:, 4:5]), np.sin(e[:, 4:5]), ones])
         cyclic = np.stack([self.kappa * np.cos(self.angle), self.kappa * np.sin(self.angle), constant])
         right = np.vstack([-0.5 * precision.T, (mean * precision).T, cyclic])
-        return log_sum_exp(left @ right)
+        out = np.empty(len(e))
+        for low in range(0, len(e), BLOCK):
+            out[low : low + BLOCK] = log_sum_exp(left[low : low + BLOCK] @ right)
+        return out
 
 
 def log_sum_exp(table: Floats) -> Floats:

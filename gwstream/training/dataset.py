@@ -70,7 +70,7 @@ def random_psd(spec: ConditioningSpec, rng: Generator) -> Floats:
         shape = shape + rng.normal(0, 0.12) * np.cos(rng.uniform(1, 5) * log_f + rng.uniform(0, 2 * np.pi))
     power = power * np.exp(shape + rng.normal(0, 0.4))
     for _ in range(rng.integers(0, 8)):
-        centre, width = rng.uniform(16, 140), rng.uniform(0.05, 0.4)
+        centre, width = rng.uniform(16, 140), rng.uniform(DELTA_F, 0.6)
         power = power * (1 + 10 ** rng.uniform(0.3, 3) / (1 + ((f - centre) / width) ** 2))
     return decimated_power(spec, power)
 
@@ -79,7 +79,7 @@ def estimated_whitener(spec: ConditioningSpec, psd: Floats, seconds: int, rng: G
     """What the chain makes of ``seconds`` of Gaussian noise of this decimated PSD."""
     n = (seconds + 8) * spec.rate
     f = np.fft.rfftfreq(n, 1 / spec.rate)
-    level = np.sqrt(np.exp(np.interp(f, np.arange(len(psd)) * DELTA_F, np.log(psd))) * n * spec.rate / 4)
+    level = np.sqrt(np.interp(f, np.arange(len(psd)) * DELTA_F, psd) * n * spec.rate / 4)
     noise = np.fft.irfft(level * (rng.standard_normal(len(f)) + 1j * rng.standard_normal(len(f))), n)
     running = RunningPsd(spec)
     end = seconds * spec.rate
