@@ -2,8 +2,9 @@
 
 The best so far of each event is kept, the last `KEPT` events a detector. A posterior that coalesces within
 ``reach`` of the best of an event belongs to it; so does a doubtful one within ``shadow`` of a much louder event, for
-what is left of a loud signal in windows beside its own looks like a faint one. Better than the best: the event is told again, and names what it
-replaces. Else nothing is said. Which of several posteriors is best does not depend on their order.
+what is left of a loud signal in windows beside its own looks like a faint one. Better than the best: the event is told
+again, and names what it replaces. Else nothing is said. Which of several posteriors is best does not depend on their
+order.
 """
 
 from __future__ import annotations
