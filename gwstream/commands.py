@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 EXIT_CODES = """exit status:
   0    done, or told to stop and drained
+  1    validate: the model is not calibrated
   2    a wrong argument on the command line
   65   the model is missing, broken, or does not match its conditioning
   66   strain cannot be had: directory, file or channel
@@ -215,13 +216,18 @@ def _validate(commands: Commands) -> None:
     command.add_argument("--injections", type=int, default=1000, help="(default: %(default)s)")
     command.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
     command.add_argument("--output", type=Path, metavar="DIR", help="for report and pictures (default: the model's)")
+    command.add_argument(
+        "--exact", type=int, default=0, metavar="N", help="compare N signals with their exact posterior (default: 0)"
+    )
 
 
 def _call_validate(args: argparse.Namespace) -> int:
     from gwstream.training.validate import validate
 
-    validate(args.model, injections=args.injections, seed=args.seed, output=args.output or args.model)
-    return 0
+    folder = args.output or args.model
+    passed = validate(args.model, injections=args.injections, seed=args.seed, output=folder, exact=args.exact)
+    print(f"{'calibrated' if passed else 'NOT calibrated'}; see {folder / 'report.md'}")
+    return 0 if passed else 1
 
 
 def _check_config(commands: Commands) -> None:

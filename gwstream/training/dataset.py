@@ -24,7 +24,7 @@ from gwstream.inference.gate import MatchedFilter, best, neighbours
 from gwstream.inference.likelihood import Templates
 from gwstream.inference.parameters import Anchor, encode, limits
 from gwstream.model import ConditioningSpec, ModelSpec
-from gwstream.records import Floats, Whitener
+from gwstream.records import Floats, Whitener, Window
 from gwstream.training.bank import decimated_power
 
 
@@ -173,6 +173,19 @@ class Simulator:
         series = torch.fft.irfft(spectrum * (one.transfer * 1e-23).to(torch.complex64), n)
         cut: Tensor = series[:, : self._spec.window]
         return cut
+
+    def window(self, one: Member, samples: Floats, index: int) -> Window:
+        """A record of a simulated window (window,), at a GPS time of its own, so of its own id and draws."""
+        rate = self._spec.rate
+        return Window(
+            detector=one.whitener.detector,
+            start=(10**9 + index) * rate,
+            rate=rate,
+            samples=samples,
+            whitener=one.whitener,
+            context=one.context.numpy(),
+            simulated=True,
+        )
 
     def examples(self, one: Member, x: Floats, windows: Tensor) -> Examples:
         """Windows of one member with true parameters ``x`` as the network sees them."""

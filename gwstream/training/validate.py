@@ -23,7 +23,8 @@ from gwstream.inference.importance import effective, normalised
 from gwstream.inference.parameters import encode
 from gwstream.records import PARAMETERS, Batch, Floats, Window
 from gwstream.training import pictures
-from gwstream.training.dataset import Member, Simulator, family
+from gwstream.training.dataset import Simulator, family
+from gwstream.training.judge import judge, table
 
 LEAST_P = 0.002
 DETECTORS = 32
@@ -49,10 +50,11 @@ class Scores:
         return np.asarray(getattr(self, name), np.float64)
 
 
-def validate(model: Path, *, injections: int = 1000, seed: int = 1, output: Path | None = None) -> bool:
+def validate(model: Path, *, injections: int = 1000, seed: int = 1, output: Path | None = None, exact: int = 0) -> bool:
     """Score ``injections`` with ``seed`` and write the report into ``output`` (default: the model's folder).
 
-    Returns whether the stated rule passes. Raises `ModelError` for a model that cannot be loaded.
+    ``exact``: number of signals to compare with their exact posterior, half a minute each. Returns whether the stated
+    rule passes. Raises `ModelError` for a model that cannot be loaded.
     """
     folder = output or model
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +67,10 @@ def validate(model: Path, *, injections: int = 1000, seed: int = 1, output: Path
     passed = (p if confirmation is None else smallest_p(confirmation.column("weighted"))) > LEAST_P
     pictures.percentile_plot(scores.column("weighted"), scores.column("raw"), folder / "pp.png")
     pictures.efficiency_plot(scores.column("optimal_snr"), scores.column("raw_ess"), folder / "efficiency.png")
+    verdicts = judge(model, exact, seed) if exact else []
     text = _report(model, scores, confirmation, (injections, seed, time.monotonic() - began, passed))
+    if verdicts:
+        text += "\n".join(["", f"## Against the exact posterior: {exact} signals", "", *table(verdicts), ""])
     (folder / "report.md").write_text(text, encoding="utf-8")
     return passed
 
@@ -92,21 +97,8 @@ def score(model: Path, injections: int, seed: int) -> Scores:
         member = members[index % len(members)]
         x = truths[index : index + 1]
         samples = simulator.windows(member, x, 1, generator)[0].double().numpy()
-        _score(inference, _window(member, samples, index, spec.rate), x, scores)
+        _score(inference, simulator.window(member, samples, index), x, scores)
     return scores
-
-
-def _window(member: Member, samples: Floats, index: int, rate: int) -> Window:
-    """A window of its own GPS time, so of its own id and draws."""
-    return Window(
-        detector=member.whitener.detector,
-        start=(10**9 + index) * rate,
-        rate=rate,
-        samples=samples,
-        whitener=member.whitener,
-        context=member.context.numpy(),
-        simulated=True,
-    )
 
 
 def _score(inference: Inference, window: Window, truth: Floats, scores: Scores) -> None:
