@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor
+from torch.distributions import Normal, kl_divergence
 
 from gwstream.inference.cvae import Cvae, Decoded, Latent, objective
 from gwstream.inference.engine_torch import TorchEngine
@@ -47,18 +48,34 @@ def log_evidence(net: Cvae, y: Tensor, x: Tensor, bounds: tuple[Tensor, Tensor])
 @torch.no_grad()
 def test_elbo_and_its_weighted_form_are_bounds_of_the_evidence_in_order() -> None:
     net = network()
-    with torch.no_grad():  # E1 well inside the grid, E2 off: a gap to see
-        net.e1[-1].bias[0:].zero_()
+    net.e2[-1].bias[2:] += 0.4  # E2 wider than need be: a gap to see
     y, x, bounds = data(4)
     truth = log_evidence(net, y, x, bounds)
     torch.manual_seed(3)
     means = {}
-    for draws, repeats in ((1, 3000), (16, 400), (256, 100)):
+    for draws, repeats in ((1, 1000), (16, 200), (256, 60)):
         losses = [float(objective(net, y, x, bounds, beta=1.0, draws=draws).loss) for _ in range(repeats)]
         means[draws] = -np.mean(losses)
         assert means[draws] < truth + 4 * np.std(losses) / math.sqrt(repeats) + 0.01
     assert means[1] < means[16] < means[256] + 0.01
     assert truth - means[256] < 0.25 * (truth - means[1])
+
+
+@torch.no_grad()
+def test_kl_is_that_of_two_gaussians() -> None:
+    """With one component E1 is a Gaussian, and torch knows the divergence in closed form."""
+    torch.manual_seed(8)
+    net = Cvae(NetworkSpec(latent=2, components=1, width=32, depth=1), 7).eval()
+    net.e2[-1].bias[2:] -= 0.7
+    y, x, bounds = data(6)
+    window = net.embed(y)
+    mean, log_sigma = net.posterior_latent(window, x)
+    prior = net.prior_latent(window)
+    expected = kl_divergence(Normal(mean, log_sigma.exp()), Normal(prior.mean[:, 0], prior.log_sigma[:, 0].exp())).sum(
+        -1
+    )
+    found = objective(net, y, x, bounds, beta=1.0, draws=20_000).kl
+    assert found == pytest.approx(float(expected.mean()), abs=0.05)
 
 
 @torch.no_grad()
