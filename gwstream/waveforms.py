@@ -25,7 +25,8 @@ SUN_KG = 1.988409870698051e30  # lal.MSUN_SI
 def frequency_domain(
     mass_1: float, mass_2: float, *, delta_f: float, f_min: float, f_max: float
 ) -> NDArray[np.complex128]:
-    """h0 at 0, delta_f, … f_max: (f_max / delta_f + 1,) in 1/Hz, zero below ``f_min``.
+    """h0 at 0, delta_f, … f_max: (f_max / delta_f + 1,) in 1/Hz, zero below ``f_min``
+    and in the last bin.
 
     Masses in Msun, frequencies in Hz.
     """

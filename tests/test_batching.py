@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from fakes import window
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gwstream.batching import BUCKETS, Batcher, bucket
 from gwstream.config import BatchingConfig
 from gwstream.records import Batch
-from fakes import window
 
 # what arrives: (detector, seconds since the arrival before)
 arrivals = st.lists(

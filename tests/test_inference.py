@@ -157,3 +157,11 @@ def test_filters_of_old_whiteners_are_let_go() -> None:
         whitener = dataclasses.replace(members()[0].whitener, id=f"H1-{k}")
         gated(dataclasses.replace(window(noise(1, k)[0]), whitener=whitener), by=one)
     assert len(one._live) == KEPT_WHITENERS
+
+
+def test_a_window_of_nothing_has_a_posterior_too() -> None:
+    """``gate_snr = 0`` lets everything through."""
+    batch = Batch((window(np.zeros(256), 4711),), 1)
+    posterior = inference().infer(inference().gate(batch)[0])
+    assert np.all(np.isfinite(posterior.samples))
+    assert posterior.log_bayes < 0

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gwstream.inference.cvae import BOUNDED, Cvae
-from gwstream.inference.mixture import Mixture
+from gwstream.inference.cvae import Cvae
+from gwstream.inference.mixture import FARTHEST, Mixture
 from gwstream.records import Floats
 
 
@@ -39,9 +39,11 @@ class TorchEngine:
         z = latent.mean[0, chosen] + sigma * torch.from_numpy(noise.astype(np.float32))
         found = self._net.decode(window, z[None])
         low, high = bounds
+        width = found.sigma[0].double().numpy()
+        mean = np.clip(found.mean[0].double().numpy(), low - FARTHEST * width, high + FARTHEST * width)
         return Mixture(
-            mean=found.mean[0].double().numpy().reshape(-1, BOUNDED),
-            sigma=found.sigma[0].double().numpy(),
+            mean=mean,
+            sigma=width,
             angle=found.angle[0].double().numpy(),
             kappa=found.log_kappa[0].double().exp().numpy(),
             low=low,

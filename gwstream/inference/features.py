@@ -8,6 +8,8 @@ from torch import Tensor
 from gwstream.inference.gate import Best
 from gwstream.inference.parameters import LEAST_SNR, Anchor, centroid
 
+LEAST_AMPLITUDE = 0.01  # as SNR: a window of nothing has coordinates too
+
 
 def size(templates: int, context: int) -> int:
     """Length of the network's input."""
@@ -51,7 +53,7 @@ def assemble(
         time=best.time.double(),
         lag_time=lag_time.double(),
         phase=best.phase.double(),
-        amplitude=(best.snr / norms[row, best.template]).double(),
+        amplitude=(best.snr.clamp(min=LEAST_AMPLITUDE) / norms[row, best.template]).double(),
         snr=snr.double(),
         frequency=centroid(chirp).double(),
     )

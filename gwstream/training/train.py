@@ -96,8 +96,8 @@ def _draw(spec: ModelSpec, simulator: Simulator, one: Member, count: int, rng: n
 
 def batch(spec: ModelSpec, simulator: Simulator, members: list[Member], rng: np.random.Generator) -> Examples:
     """One batch from a few random members; which windows are skipped depends on the window alone."""
-    each = round(OVERDRAW * spec.training.batch / GROUPS)
     chosen = rng.choice(len(members), size=min(GROUPS, len(members)), replace=False)
+    each = round(OVERDRAW * spec.training.batch / len(chosen))
     parts = [_draw(spec, simulator, members[index], each, rng) for index in chosen]
     y, e, low, high, x, snr = (
         torch.cat([getattr(p, name) for p in parts]) for name in ("y", "e", "low", "high", "x", "snr")
@@ -135,7 +135,7 @@ def _loop(spec: ModelSpec, simulator: Simulator, bank: Bank, run: Run, folder: P
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as progress, (folder / "loss.csv").open("a", newline="") as log:
+    with Progress(*columns) as progress, (folder / "loss.csv").open("a" if run.step else "w", newline="") as log:
         task = progress.add_task("training", total=total, completed=run.step)
         writer = csv.writer(log)
         began, first = time.monotonic(), run.step

@@ -189,12 +189,14 @@ def _closing(scores: Scores) -> list[str]:
     snr = scores.column("optimal_snr")
     chosen = (snr >= 6) & (snr < 30)
     divergence = scores.column("divergence")[chosen]
-    error = divergence.std() / math.sqrt(max(1, len(divergence)))
+    known = "too few of these to say"
+    if len(divergence) > 1:
+        known = f"{divergence.mean():.2f} ± {divergence.std() / math.sqrt(len(divergence)):.2f} nats"
     residual = float(kstest(scores.column("residual_p"), "uniform").pvalue)
     seconds = scores.column("seconds")
     return [
         f"For SNR 6-30 ({int(chosen.sum())} injections) the mean of ln p - ln q at the truth, which estimates the "
-        f"divergence KL(p|q) of the network from the posterior, is {divergence.mean():.2f} ± {error:.2f} nats.",
+        f"divergence KL(p|q) of the network from the posterior, is {known}.",
         "",
         f"Residual test: its p-values are uniform with Kolmogorov-Smirnov p {residual:.3f}.",
         "",
