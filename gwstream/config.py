@@ -7,6 +7,7 @@ skew between training and serving cannot be written down.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -52,6 +53,8 @@ class SourceConfig(Section):
     @model_validator(mode="after")
     def _complete(self) -> SourceConfig:
         for name, detector in self.detectors.items():
+            if not re.fullmatch(r"[A-Z][0-9]", name):  # the name becomes a topic's level, a label and part of an id
+                raise ValueError(f"detectors.{name!r}: a detector is called by its prefix, a letter and a digit: H1")
             if self.kind == "frames" and detector.directory is None:
                 raise ValueError(f"detectors.{name}.directory is missing, and source.kind is 'frames'")
             if self.kind == "replay" and not detector.files:

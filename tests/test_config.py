@@ -119,3 +119,10 @@ def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.toml: no such file"):
         load(tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize("name", ["", "H1/x", "#", "h1", "Hanford"])
+def test_a_detector_is_named_by_its_prefix(tmp_path: Path, name: str) -> None:
+    text = refused(tmp_path, f'[source.detectors."{name}"]\ndirectory = "frames"\n')
+    assert f"'{name}'" in text
+    assert "a letter and a digit" in text
