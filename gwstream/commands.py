@@ -143,7 +143,7 @@ def _simulate(commands: Commands) -> None:
     command.add_argument("--duration", type=_seconds, default=600.0, help="of strain; 0: for ever (default: 10m)")
     command.add_argument("--interval", type=_seconds, default=0.0, help="between injections; 0: none (default: 0)")
     command.add_argument("--injections", type=Path, metavar="FILE", help="JSON lines of injections")
-    command.add_argument("--seed", type=int, default=1, help="of noise and injections (default: %(default)s)")
+    command.add_argument("--seed", type=_whole(0), default=1, help="of noise and injections (default: %(default)s)")
     command.add_argument("--rate", type=int, default=4096, help="sample rate in Hz (default: %(default)s)")
     command.add_argument("--asd", default="aLIGO_O4_high", help="shipped noise spectrum (default: %(default)s)")
     _stream_options(command)
@@ -193,7 +193,7 @@ def _train(commands: Commands) -> None:
     )
     command.add_argument("--budget", type=_seconds, help="stop after so long, as 90s, 30m or 1h30m (default: none)")
     command.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    command.add_argument("--seed", type=int, help="instead of the recipe's")
+    command.add_argument("--seed", type=_whole(0), help="instead of the recipe's")
 
 
 def _call_train(args: argparse.Namespace) -> int:
@@ -213,11 +213,15 @@ def _validate(commands: Commands) -> None:
         "  gwstream validate models/bbh-1det --injections 1000\n",
     )
     command.add_argument("model", type=Path, metavar="MODEL", help="model folder")
-    command.add_argument("--injections", type=int, default=1000, help="(default: %(default)s)")
-    command.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
+    command.add_argument("--injections", type=_whole(1), default=1000, help="(default: %(default)s)")
+    command.add_argument("--seed", type=_whole(0), default=1, help="(default: %(default)s)")
     command.add_argument("--output", type=Path, metavar="DIR", help="for report and pictures (default: the model's)")
     command.add_argument(
-        "--exact", type=int, default=0, metavar="N", help="compare N signals with their exact posterior (default: 0)"
+        "--exact",
+        type=_whole(0),
+        default=0,
+        metavar="N",
+        help="compare N signals with their exact posterior (default: 0)",
     )
 
 
@@ -272,6 +276,17 @@ def _seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(f"'{text}' is not a duration; write it as 90s, 30m or 1h30m")
     hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return 3600.0 * hours + 60.0 * minutes + seconds
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    """A whole number from ``least``."""
+
+    def whole(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least}")
+        return int(text)
+
+    return whole
 
 
 def _positive(text: str) -> float:

@@ -44,7 +44,7 @@ def test_help_lists_every_exit_status() -> None:
     listed = {int(code) for code in re.findall(r"^ {2}(\d+) ", commands.EXIT_CODES, re.MULTILINE)}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, GwstreamError)]
     assert len(kinds) == 6
-    assert listed == {0, 2, 130} | {kind.exit_code for kind in kinds}
+    assert listed == {0, 1, 2, 130} | {kind.exit_code for kind in kinds}
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -293,3 +293,11 @@ def test_schema_is_a_schema(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert cli.main(["schema"]) == 0
     Draft202012Validator.check_schema(json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize("arguments", [["--injections", "0"], ["--injections", "many"], ["--seed", "-1"]])
+def test_a_number_that_cannot_be_is_a_usage_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["validate", "models/bbh-1det", *arguments])
+    assert ended.value.code == 2
+    assert f"'{arguments[1]}' is not a whole number from" in capsys.readouterr().err
