@@ -224,3 +224,20 @@ async def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         file["strain/Strain"].attrs["Xspacing"] = 1 / 128
     with pytest.raises(SourceError, match="128 Hz; whole numbers from 256 Hz"):
         await played(slow)
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_a_file_without_a_sample_is_refused(tmp_path: Path, later: bool) -> None:
+    empty = gwosc(tmp_path / "empty.hdf5", np.zeros(0), GPS + 2)
+    full = gwosc(tmp_path / "full.hdf5", np.ones(2 * RATE), GPS)
+    async with asyncio.timeout(20):
+        with pytest.raises(SourceError, match=r"empty\.hdf5: holds no strain"):
+            await played(*([full] if later else []), empty)
+
+
+async def test_what_gwpy_cannot_read_is_said_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "noise.gwf"
+    path.write_bytes(bytes(range(256)) * 40)
+    with pytest.raises(SourceError, match="gwpy cannot read it") as caught:
+        await played(path)
+    assert len(str(caught.value).splitlines()) == 1

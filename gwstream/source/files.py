@@ -15,7 +15,7 @@ from gwstream.source import gwf, quality
 from gwstream.source.channels import state_channel, strain_channel
 from gwstream.source.quality import Bits, Stretch
 
-LOG = logging.getLogger("gwstream.source")
+LOG = logging.getLogger("source")
 BLOCK = 64  # s read at a time from HDF5
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -42,11 +42,22 @@ class Wanted:
 
 
 def stretches(path: Path, wanted: Wanted) -> Iterator[Stretch]:
-    """The file's strain in order of time, in pieces fit for memory.
+    """The file's strain in order of time, in pieces fit for memory, none of them empty.
 
     GWF and the HDF5 layout of GWOSC (with its quality masks) are read directly, all else through gwpy. Raises
-    `SourceError` where the file cannot be read or does not hold the channel.
+    `SourceError` where the file cannot be read or does not hold the channel, or any sample of it.
     """
+    empty = True
+    for stretch in _read(path, wanted):
+        if len(stretch.samples):
+            empty = False
+            yield stretch
+    if empty:
+        raise SourceError(f"{path}: holds no strain")
+
+
+def _read(path: Path, wanted: Wanted) -> Iterator[Stretch]:
+    """The pieces as the file's format has them."""
     try:
         with path.open("rb") as file:
             magic = file.read(8)
@@ -148,5 +159,6 @@ def _from_gwpy(path: Path, wanted: Wanted, *, hdf5: bool) -> Stretch:
     try:
         series = TimeSeries.read(str(path), *arguments, **({"format": "hdf5"} if hdf5 else {}))
     except (OSError, ValueError, TypeError, LookupError, RuntimeError, ImportError, IORegistryError) as problem:
-        raise SourceError(f"{path}: gwpy cannot read it: {problem}") from problem
+        said = next(iter(str(problem).splitlines()), type(problem).__name__)  # it lists all its formats after that
+        raise SourceError(f"{path}: gwpy cannot read it: {said}") from problem
     return wanted.stretch(float(series.t0.value), float(series.sample_rate.to("Hz").value), series.value, None, path)

@@ -25,7 +25,7 @@ from gwstream.source.sequence import File, Hole, Refused, Sequence
 from gwstream.source.watch import Watcher, parse
 from gwstream.source.worker import Worker
 
-LOG = logging.getLogger("gwstream.source")
+LOG = logging.getLogger("source")
 MAX_BYTES = 64 * 2**20  # a file larger than this is not read
 PARSE_LIMIT = 2.0  # s
 REMEMBERED = 4096  # files read lately, so that a scan does not take them for new

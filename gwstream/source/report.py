@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from gwstream.records import Tally
 
-LOG = logging.getLogger("gwstream.source")
+LOG = logging.getLogger("source")
 REPEAT = 60.0  # s between two log lines of one reason and detector
 
 REASONS = frozenset(

@@ -25,27 +25,35 @@ class Worker:
     def __init__(self, name: str) -> None:
         self._name = name
         self._jobs: queue.SimpleQueue[Job | None] | None = None
-        self._stuck = 0
+        self._thread: threading.Thread | None = None
+        self._left: list[threading.Thread] = []
 
     async def run(self, work: Callable[[], T], limit: float) -> T:
         """The result of ``work``; its exceptions pass through.
 
-        Raises TimeoutError after ``limit`` seconds, and `SourceError` once too many threads hang.
+        Raises TimeoutError after ``limit`` seconds, and `SourceError` once `MAX_STUCK` threads hang at a time.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         if self._jobs is None:
             self._jobs = queue.SimpleQueue()
-            threading.Thread(target=_serve, args=(self._jobs,), name=self._name, daemon=True).start()
+            self._thread = threading.Thread(target=_serve, args=(self._jobs,), name=self._name, daemon=True)
+            self._thread.start()
         self._jobs.put((work, future, loop))
         try:
             return await asyncio.wait_for(future, limit)
         except TimeoutError:
-            self.close()
-            self._stuck += 1
-            if self._stuck >= MAX_STUCK:
-                raise SourceError(f"{self._name}: {self._stuck} frames each took longer than {limit:g} s") from None
+            self._leave()
+            if len(self._left) >= MAX_STUCK:
+                raise SourceError(f"{self._name}: {MAX_STUCK} at once take longer than {limit:g} s") from None
             raise
+
+    def _leave(self) -> None:
+        """Leave the busy thread behind. One that came back since counts no more: slow days must not add up."""
+        self.close()
+        self._left = [thread for thread in self._left if thread.is_alive()]
+        if self._thread is not None:
+            self._left.append(self._thread)
 
     def close(self) -> None:
         """Let the thread end when it is done with what it has."""
