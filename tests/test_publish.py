@@ -113,7 +113,8 @@ class Subscriber:
 async def test_a_plain_subscriber_gets_valid_messages_with_properties(tmp_path: Path) -> None:
     async with brokers.mosquitto(tmp_path) as broker, Subscriber(broker.port) as subscriber:
         publisher = Publisher(settings(broker.port, expiry=77))
-        publisher.tell(engine="torch", model={"name": "bbh-1det"})
+        hashes = {"hash": "0" * 64, "conditioning_hash": "1" * 64}
+        publisher.tell(engine="torch", model={"name": "bbh-1det", "version": "1", **hashes})
         async with running(publisher):
             await publisher.put(outgoing(0, "H1"))
             await publisher.put(outgoing(0, "H1", "event"))
@@ -310,7 +311,7 @@ async def test_what_is_not_live_waits_for_room() -> None:
     assert not notes.counts
 
 
-async def test_what_is_not_drained_is_counted() -> None:
+async def test_what_is_not_drained_is_counted_and_said(caplog: pytest.LogCaptureFixture) -> None:
     notes = Notes()
     publisher = Publisher(settings(brokers.free_port()), tally=notes.tally)
     await publisher.put(outgoing())
@@ -318,6 +319,7 @@ async def test_what_is_not_drained_is_counted() -> None:
     assert await publisher.drain(0.2) == 1
     assert time.monotonic() - begin < 1
     assert notes.counts == {("publish", "undelivered", "H1"): 1}
+    assert "1 messages are lost" in caplog.text  # nobody scrapes a process that has ended
 
 
 async def test_pauses_between_attempts_grow_to_the_limit_and_are_jittered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,7 +391,9 @@ async def test_users_and_passwords(tmp_path: Path) -> None:
         await check_broker(settings(1, username="ann", password_file=tmp_path / "none"))
 
 
-async def test_what_the_broker_refuses_to_take_is_counted(tmp_path: Path) -> None:
+async def test_what_the_broker_refuses_to_take_is_counted_as_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     rights = tmp_path / "acl"
     rights.write_text("topic readwrite gwstream/gwstream/status\n")
     rights.chmod(0o644)
@@ -399,9 +403,14 @@ async def test_what_the_broker_refuses_to_take_is_counted(tmp_path: Path) -> Non
     async with brokers.mosquitto(tmp_path, extra) as broker:
         publisher = Publisher(settings(broker.port), tally=notes.tally, observers=[notes])
         async with running(publisher):
-            await publisher.put(outgoing())
+            for number in range(3):
+                await publisher.put(outgoing(number))
             await publisher.drain(5)
-    assert notes.counts == {("publish", "refused", "H1"): 1}
+    assert notes.counts == {("publish", "refused", "H1"): 3}
+    assert not notes.delivered_  # acknowledged, but nobody will ever have them
+    lines = [line for record in caplog.records if "has the user the right" in (line := record.getMessage())]
+    assert len(lines) == 1
+    assert "Not authorized" in lines[0]
 
 
 async def test_a_message_the_broker_cannot_stand_does_not_block_the_others(

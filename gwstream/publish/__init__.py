@@ -36,6 +36,7 @@ ATTEMPTS = 20  # connections a message may cost before it is taken for one the b
 STATUS_INTERVAL = 10.0  # s between two statuses
 COMPLAINT_INTERVAL = 60.0  # s between two warnings of the same
 FIRST_PAUSE = 0.1  # s before the second attempt to connect
+REFUSED = "the broker refuses it ({}): has the user the right to write?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +105,7 @@ class Publisher:
         self._facts: dict[str, Any] = {}
         self._status_due = True
         self._complaint = ("", 0)  # the last one logged, and when
+        self._said: set[str] = set()  # reasons for a loss that the log has
         self._news = asyncio.Event()  # something to send
         self._room = asyncio.Event()  # something left the outbox
 
@@ -128,7 +130,8 @@ class Publisher:
         sequence = self._sequences[detector] = self._sequences.get(detector, -1) + 1
         self._waiting.append(_Kept(outgoing, sequence))
         if self.depth > self._config.queue:
-            self._drop(self._waiting.popleft(), "outbox_full")
+            lost = self._waiting.popleft().outgoing.summary.detector
+            self._drop(lost, "outbox_full", f"{self._config.queue} wait for the broker already")
         self._news.set()
         self._changed()
 
@@ -156,6 +159,8 @@ class Publisher:
                     await self._room.wait()
         for kept in (*self._flying, *self._waiting):
             self._tally("publish", "undelivered", kept.outgoing.summary.detector)
+        if self.depth:
+            log.warning("%d messages are lost: not acknowledged after %g s of draining", self.depth, timeout)
         return self.depth
 
     def _lost(self, reason: str) -> None:
@@ -219,7 +224,8 @@ class Publisher:
             self._flying.clear()
             self._waiting.extendleft(reversed(back))
             if self._waiting and self._waiting[0].attempt >= ATTEMPTS:
-                self._drop(self._waiting.popleft(), "too_many_attempts")
+                lost = self._waiting.popleft().outgoing.summary.detector
+                self._drop(lost, "too_many_attempts", f"{ATTEMPTS} connections broke while it was sent")
             self._room.set()
             self._changed()
         for problem in results:
@@ -244,9 +250,9 @@ class Publisher:
         topic = f"{self._config.prefix}/{summary.detector}/{summary.kind}"
         await client.publish(topic, message.compose(summary, kept.delivery), qos=1, properties=properties)
         kept.done = True
-        while client.refused:
-            log.warning("the broker refused a message: %s; has the user the right to write?", client.refused.pop())
-            self._tally("publish", "refused", summary.detector)
+        if client.refused:  # of several on the wire at once it may have been another: the number is right
+            self._drop(summary.detector, "refused", REFUSED.format(client.refused.pop()))
+            return
         self._counts[summary.kind] += 1
         latency = kept.delivery["latency"]["total"] + (self._monotonic_ns() - now) / NANO
         for observer in self._observers:
@@ -266,11 +272,15 @@ class Publisher:
         properties = connection.properties(message.STATUS_SCHEMA)
         topic = connection.status_topic(self._config)
         await client.publish(topic, message.status(state, facts), qos=1, retain=True, properties=properties)
+        if client.refused:
+            self._drop("", "refused", REFUSED.format(client.refused.pop()))
 
-    def _drop(self, kept: _Kept, reason: str) -> None:
+    def _drop(self, detector: str, reason: str, text: str) -> None:
+        """Count a message that is lost; the log has the first for each reason."""
         self._counts["dropped"] += 1
-        self._tally("publish", reason, kept.outgoing.summary.detector)
-        log.log(logging.WARNING if self._counts["dropped"] == 1 else logging.DEBUG, "dropped a message: %s", reason)
+        self._tally("publish", reason, detector)
+        log.log(logging.DEBUG if reason in self._said else logging.WARNING, "dropped a message: %s", text)
+        self._said.add(reason)
 
     def _changed(self) -> None:
         for observer in self._observers:
