@@ -40,9 +40,10 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
         inference = Inference(model, config.inference)
         inference.warm()
         metrics.model(model.name, model.version, model.hash, inference.engine)
-        facts = {"model": dict(model.identity), "engine": inference.engine, "detectors": list(source.detectors)}
+        facts = {"model": dict(model.identity), "engine": inference.engine}
         feed = Feed(source.detectors, tally=metrics.tally, on_clients=metrics.web_clients)
-        feed.about(version=__version__, broker=f"{config.publish.host}:{config.publish.port}", **facts)
+        broker = f"{config.publish.host}:{config.publish.port}"
+        feed.about(version=__version__, broker=broker, detectors=list(source.detectors), **facts)
 
         async def work(life: service.Life) -> None:
             publisher: PublisherLike
@@ -53,7 +54,7 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
                 await check_broker(config.publish)
                 publisher = Publisher(config.publish, tally=metrics.tally, observers=(metrics, feed), live=source.live)
                 publisher.tell(**facts)
-                watch = Watch(feed, live=source.live, tell=publisher.tell)
+                watch = Watch(feed, live=source.live, detectors=source.detectors, tell=publisher.tell)
             parts = Parts(
                 config=config,
                 source=source,

@@ -207,6 +207,8 @@ def test_every_message_is_valid(live: list[Received]) -> None:
             assert one.user["model_version"] == one.body["posterior"]["model"]["version"]
             assert one.expiry is not None
             assert hashlib.sha256(canonical(one.body["posterior"])).hexdigest() == one.body["sha256"]
+        elif one.body["state"] == "online":
+            assert set(one.body["detectors"]) == set(DETECTORS)  # those without strain too
 
 
 @pytest.mark.parametrize("detector", DETECTORS)

@@ -244,7 +244,8 @@ async def test_watch_tells_each_sample_once_and_gaps_as_gaps() -> None:
     live.strain = lambda _, ns, rate, samples: told.append((round(ns * rate / NANO), samples.tolist()))  # type: ignore[method-assign]
     live.detector = lambda _, state: states.append(state.state)  # type: ignore[method-assign]
     facts: dict[str, Any] = {}
-    watch = Watch(live, tell=facts.update, clock=lambda: 0.0)
+    watch = Watch(live, detectors=("H1", "L1"), tell=facts.update, clock=lambda: 0.0)
+    assert facts["detectors"] == {"H1": {"state": "waiting"}, "L1": {"state": "waiting"}}
     rate, hop, start = fakes.RATE, fakes.HOP, fakes.GPS * fakes.RATE
 
     def window(number: int) -> Any:
@@ -263,7 +264,7 @@ async def test_watch_tells_each_sample_once_and_gaps_as_gaps() -> None:
     assert covered == [*range(79 * hop + rate), *range(120 * hop, 120 * hop + rate + 31 * hop)][: len(covered)]
     assert len(covered) > 79 * hop + rate
     assert states == ["waiting", "full"]  # within one second only news is told
-    assert facts["detectors"] == {"H1": {"state": "full"}}
+    assert facts["detectors"] == {"H1": {"state": "full"}, "L1": {"state": "waiting"}}
 
 
 async def test_the_page_in_a_real_browser(tmp_path: Path) -> None:

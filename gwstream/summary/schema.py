@@ -10,6 +10,7 @@ from gwstream.summary.message import REASONS, UNITS
 
 Schema = dict[str, Any]
 
+STATES = ("waiting", "ready", "full")
 NUMBER: Schema = {"type": "number"}
 MAYBE: Schema = {"type": ["number", "null"], "description": "null: not a finite number"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
@@ -82,6 +83,9 @@ def _status() -> Schema:
         reason=_says(TEXT, "why it is offline"),
         outbox=_says(COUNT, "messages that wait for the broker"),
         counts=_says(_open(_object(), COUNT), "messages acknowledged by kind, and dropped"),
+        model=_model(),
+        engine=TEXT,
+        detectors=_says(_open(_object(), _open(_object(state={"enum": list(STATES)}))), "state of the PSD by detector"),
     )
     return _open(known) | {"required": ["schema", "state", "instance"]}
 
@@ -149,10 +153,14 @@ def _posterior() -> Schema:
         psd=_psd(),
         engine=TEXT,
         bucket=COUNT,
-        model=_open(_object(name=TEXT, version=TEXT, hash=TEXT, conditioning_hash=TEXT), TEXT),
+        model=_model(),
         prior=_prior(),
         assumptions={"type": "array", "items": TEXT},
     )
+
+
+def _model() -> Schema:
+    return _open(_object(name=TEXT, version=TEXT, hash=TEXT, conditioning_hash=TEXT), TEXT)
 
 
 def _parameter() -> Schema:
@@ -230,7 +238,7 @@ def _psd() -> Schema:
     return _object(
         "The spectrum the window was whitened with: a median of Welch segments.",
         whitener=_says(TEXT, "id of the filter"),
-        state={"enum": ["ready", "full"]},
+        state={"enum": list(STATES[1:])},
         averages=_says(COUNT, "segments in it"),
         history=_says(MAYBE, "s of clean strain in it"),
         age=_says(MAYBE, "s from the last sample in it to the first of the window"),

@@ -33,8 +33,8 @@ class _Detector:
 class Watch:
     """Observes the pipeline for ``feed``.
 
-    ``live``: the age of the data means something. ``tell`` hears of detectors' states, when they change
-    (`gwstream.publish.Publisher.tell`).
+    ``live``: the age of the data means something. ``tell`` hears of the states of all ``detectors`` at once, and
+    when one changes (`gwstream.publish.Publisher.tell`).
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Watch:
         feed: Feed,
         *,
         live: bool = True,
+        detectors: Sequence[str] = (),
         tell: Callable[..., None] = lambda **_: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -50,7 +51,8 @@ class Watch:
         self._tell = tell
         self._clock = clock
         self._detectors: dict[str, _Detector] = {}
-        self._states: dict[str, str] = {}
+        self._states: dict[str, str] = dict.fromkeys(detectors, "waiting")
+        self._tell_states()
 
     def record(self, record: Strain | Gap) -> None:
         """Came out of the source."""
@@ -115,7 +117,10 @@ class Watch:
         )
         if news:
             self._states[name] = state
-            self._tell(detectors={name: {"state": state} for name, state in self._states.items()})
+            self._tell_states()
+
+    def _tell_states(self) -> None:
+        self._tell(detectors={name: {"state": state} for name, state in self._states.items()})
 
     def _strain(self, detector: _Detector, window: Window) -> None:
         """Tell the samples that no window before had; a window goes on where the one before began to end."""
