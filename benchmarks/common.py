@@ -52,11 +52,11 @@ def rss(pid: int) -> float:
 
 
 def optimal_snr(mass_1: float, mass_2: float, distance: float, curve: str) -> float:
-    """Optimal SNR between 20 and 108 Hz, the band a 256-Hz model sees, in noise of a shipped spectrum."""
+    """Optimal SNR between 18 and 128 Hz, the band of the shipped model's stream, in noise of a shipped spectrum."""
     delta_f = 1 / 8
-    f = np.arange(0, 108 + delta_f, delta_f)
-    h = np.abs(waveforms.frequency_domain(mass_1, mass_2, delta_f=delta_f, f_min=15.0, f_max=108.0)) / distance
-    seen = f >= 20
+    f = np.arange(0, 128 + delta_f, delta_f)
+    h = np.abs(waveforms.frequency_domain(mass_1, mass_2, delta_f=delta_f, f_min=15.0, f_max=128.0)) / distance
+    seen = f >= 18
     power = 4 * delta_f * np.sum((h[seen] / asd(curve, f[seen])) ** 2)
     return float(np.sqrt(power))
 

@@ -51,7 +51,7 @@ def test_signals_have_the_snr_they_are_given(common: ModuleType) -> None:
         assert 8 <= snr <= 30
         _, wave = injection.strain(rate)
         f = np.fft.rfftfreq(len(wave), 1 / rate)
-        band = (f >= 20) & (f <= 108)
+        band = (f >= 18) & (f <= 128)
         spectrum = np.fft.rfft(wave)[band] / rate
         power = 4 * rate / len(wave) * np.sum(np.abs(spectrum) ** 2 / asd("aLIGO_O4_high", f[band]) ** 2)
         assert np.sqrt(power) == pytest.approx(snr, rel=0.02)
