@@ -29,6 +29,7 @@ log = logging.getLogger("service")
 
 GRACE = 1.0  # s beyond the drain limit before the work is cancelled
 CANCEL_LIMIT = 4.0  # s for cancelled work to clean up; then the process ends as it stands
+LAST = 2.0  # s after all of these, when the process ends though the loop or the interpreter waits for a thread
 BEAT = 0.5  # s between two looks at the event loop's delay
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -61,7 +62,7 @@ async def serve(work: Work, *, service: ServiceConfig, http: MetricsConfig, metr
     """
     life = Life()
     async with AsyncExitStack() as stack:
-        stack.enter_context(_signals(life.stop))
+        stack.enter_context(_signals(life.stop, service.drain + GRACE + CANCEL_LIMIT + LAST))
         if http.enabled:
             port = await stack.enter_async_context(serving(http, feed=feed, exposition=metrics.exposition))
             log.info("live page and metrics at http://%s:%d/", http.host, port)
@@ -114,8 +115,11 @@ def _told(problem: BaseException) -> BaseException:
 
 
 @contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
-    """First signal: ``stop``. Second: the end. Python's handlers, for they work while the loop is busy."""
+def _signals(stop: asyncio.Event, limit: float) -> Iterator[None]:
+    """First signal: ``stop``, and the end after ``limit`` s at the latest. Second: the end at once.
+
+    Python's handlers, for they work while the loop is busy or blocked by a thread that hangs.
+    """
     loop = asyncio.get_running_loop()
 
     seen: list[int] = []
@@ -125,7 +129,13 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
             os.write(2, b"second signal: stopped at once, what was on its way is lost\n")
             _leave(128 + number)
         seen.append(number)
+        signal.signal(signal.SIGALRM, overdue)
+        signal.setitimer(signal.ITIMER_REAL, limit)  # never disarmed: the interpreter's own end can hang as well
         loop.call_soon_threadsafe(stop.set)
+
+    def overdue(*_: object) -> None:
+        os.write(2, b"a part hangs: the process ends without it\n")
+        _leave(GwstreamError.exit_code)
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:

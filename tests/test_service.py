@@ -18,11 +18,13 @@ import brokers
 import pytest
 
 from gwstream import service
+from gwstream.config import ServiceConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 
 PROGRAM = """
 import asyncio, sys, time
+from concurrent.futures import ThreadPoolExecutor
 from prometheus_client import CollectorRegistry
 from gwstream import logs, service
 from gwstream.config import MetricsConfig, ServiceConfig
@@ -57,6 +59,12 @@ async def deaf(life):
             await asyncio.sleep(60)
         except asyncio.CancelledError:
             pass
+
+async def hangs(life):
+    life.ready()
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(time.sleep, 60)
+        await life.stop.wait()
 
 async def ends(life):
     life.ready()
@@ -198,6 +206,26 @@ async def test_work_that_cannot_be_cancelled_does_not_keep_the_process(tmp_path:
         status, _, problem = await it.end(15)
     assert status == 70
     assert "a part does not stop" in problem
+
+
+async def test_a_thread_that_hangs_and_blocks_the_loop_does_not_keep_the_process(tmp_path: Path) -> None:
+    async with daemon(tmp_path, "hangs", drain=0) as it:
+        await it.systemd.until("READY=1")
+        begin = time.monotonic()
+        it.process.terminate()
+        status, _, problem = await it.end(20)
+    assert status == 70
+    assert time.monotonic() - begin < service.GRACE + service.CANCEL_LIMIT + service.LAST + 2
+    assert "a part hangs" in problem
+
+
+def test_systemd_waits_longer_than_the_process_and_never_gives_up() -> None:
+    unit = dict(
+        line.split("=", 1) for line in (ROOT / "deploy" / "gwstream.service").read_text().splitlines() if "=" in line
+    )
+    longest = ServiceConfig().drain + service.GRACE + service.CANCEL_LIMIT + service.LAST
+    assert float(unit["TimeoutStopSec"]) > longest
+    assert unit["StartLimitIntervalSec"] == "0"  # a broker that is away for an hour must not end the service for good
 
 
 async def test_work_that_ends_by_itself_exits_0(tmp_path: Path) -> None:
