@@ -115,4 +115,6 @@ def why(problem: BaseException) -> str:
         return f"connection lost ({why(problem.__cause__)})"
     if isinstance(problem, TimeoutError) or text == "Operation timed out":
         return "no answer in time"
+    if text == "Disconnected during message iteration":  # what aiomqtt calls a broker that is gone
+        return "connection lost"
     return text[:1].lower() + text[1:] or type(problem).__name__
