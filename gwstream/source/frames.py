@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gwstream import clock
 from gwstream.config import Detector, SourceConfig
 from gwstream.errors import SourceError
 from gwstream.records import NANO, Gap, Strain, Tally, silent
@@ -31,7 +32,6 @@ PARSE_LIMIT = 2.0  # s
 REMEMBERED = 4096  # files read lately, so that a scan does not take them for new
 NEW_RATE = 8  # frames in succession of another rate: the stream's rate has changed
 DAY = 86_400
-GPS_EPOCH = 315_964_800 - 18  # Unix time of GPS 0, with the leap seconds since 2017; one or two more do not matter here
 
 # damage that a rewritten or another file may mend: the span is awaited on. After any other fault it is a gap at once.
 AWAITED = frozenset({"truncated", "corrupt", "no_channel", "unreadable"})
@@ -163,7 +163,7 @@ class Feed:
             return
         if self._rules.detector[0] not in name.observatory:
             return
-        if name.start > time.time() - GPS_EPOCH + DAY:
+        if name.start > clock.gps_now_ns() // NANO + DAY:
             self._count("future", f"{path.name} is dated more than a day after this machine's clock: check both")
             return
         if path in self._read and self._read[path] == _print(path):
