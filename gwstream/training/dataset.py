@@ -139,6 +139,7 @@ class Simulator:
     def __init__(self, spec: ModelSpec, bank: Bank) -> None:
         self._spec = spec
         self._bank = bank
+        self.prior = spec.prior
         conditioning = spec.conditioning
         full = round(conditioning.rate / DELTA_F) + 1
         self._slice = slice(bank.first_bin, bank.first_bin + bank.basis.shape[1])
