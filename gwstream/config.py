@@ -69,10 +69,17 @@ class BatchingConfig(Section):
     max_age: float = Field(0.01, ge=0, le=1.0)
 
 
+def default_model() -> Path:
+    """The shipped model: inside the package when installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "models" / "bbh-1det"
+    return installed if installed.is_dir() else package.parent / "models" / "bbh-1det"
+
+
 class InferenceConfig(Section):
     """Which model, on what engine, and when a window is worth a posterior."""
 
-    model: Path = Path("models/bbh-1det")
+    model: Path = Field(default_factory=default_model, description="folder; left out: the shipped one")
     engine: Literal["auto", "torch"] = "auto"
     gate_snr: float = Field(6.5, ge=0, description="matched-filter SNR a window must reach")
     draws: int = Field(2000, ge=100, le=100_000)

@@ -9,17 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gwstream.config import Config, explain
+from gwstream.config import Config, default_model, explain
 from gwstream.errors import ConfigError, SourceError
 
 _NAMED = re.compile(r"[A-Z]-([A-Z][0-9])[_-]")
-
-
-def default_model() -> Path:
-    """The shipped model: beside the package in a checkout, inside it when installed."""
-    package = Path(__file__).resolve().parent
-    places = (package.parent / "models" / "bbh-1det", package / "models" / "bbh-1det")
-    return next((place for place in places if place.is_dir()), places[0])
 
 
 def replay_config(files: Sequence[Path], *, detector: str | None, channel: str, speed: float, **common: Any) -> Config:

@@ -171,17 +171,25 @@ def test_missing_directory(config_file: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def with_model(config_file: Path) -> Path:
+    """Name a model folder in the settings, relative to them; its place."""
+    with config_file.open("a", encoding="utf-8") as settings_:
+        settings_.write('[inference]\nmodel = "models/bbh-1det"\n')
+    return config_file.parent / "models/bbh-1det"
+
+
 def test_missing_model(config_file: Path) -> None:
     (config_file.parent / "frames").mkdir()
+    model = with_model(config_file)
     done = gwstream("check-config", str(config_file))
     assert done.returncode == 65
-    assert f"{config_file.parent / 'models/bbh-1det'}: no such model folder" in done.stderr
+    assert f"{model}: no such model folder" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_model_that_does_not_match(config_file: Path) -> None:
     (config_file.parent / "frames").mkdir()
-    model = config_file.parent / "models/bbh-1det"
+    model = with_model(config_file)
     shutil.copytree(settings.default_model(), model)
     recipe = (model / "model.toml").read_text(encoding="utf-8")
     changed = re.sub(r"^floor_hz = .*$", "floor_hz = 19.5", recipe, flags=re.MULTILINE)

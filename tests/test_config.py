@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
-from gwstream.config import Config, Detector, Section, load
+from gwstream.config import Config, Detector, Section, default_model, load
 from gwstream.errors import ConfigError
 
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "gwstream.toml"
@@ -50,7 +51,7 @@ def sections() -> Iterator[tuple[str, type[BaseModel]]]:
 def test_example_loads() -> None:
     config = load(EXAMPLE)
     assert set(config.source.detectors) == {"H1", "L1"}
-    assert config.inference.model == EXAMPLE.parent / "../models/bbh-1det"
+    assert config.inference.model == default_model()
 
 
 def test_example_names_every_setting() -> None:
@@ -82,9 +83,9 @@ def test_example_comments_show_the_defaults(tmp_path: Path) -> None:
 
 
 def test_relative_paths_start_from_the_file(tmp_path: Path) -> None:
-    config = load(write(tmp_path, MINIMAL + '[publish]\npassword_file = "secret"\n'))
+    config = load(write(tmp_path, MINIMAL + '[inference]\nmodel = "m"\n[publish]\npassword_file = "secret"\n'))
     assert config.source.detectors["H1"].directory == tmp_path / "frames"
-    assert config.inference.model == tmp_path / "models/bbh-1det"
+    assert config.inference.model == tmp_path / "m"
     assert config.publish.password_file == tmp_path / "secret"
 
 
@@ -126,3 +127,14 @@ def test_a_detector_is_named_by_its_prefix(tmp_path: Path, name: str) -> None:
     text = refused(tmp_path, f'[source.detectors."{name}"]\ndirectory = "frames"\n')
     assert f"'{name}'" in text
     assert "a letter and a digit" in text
+
+
+def test_the_shipped_model_is_the_default_and_in_the_wheel(tmp_path: Path) -> None:
+    model = load(write(tmp_path, MINIMAL)).inference.model  # wherever the settings lie
+    assert model == default_model()
+    root = EXAMPLE.parent.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    taken = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    for name in ("model.toml", "weights.safetensors"):
+        assert (model / name).is_file()
+        assert taken[f"models/bbh-1det/{name}"] == f"gwstream/models/bbh-1det/{name}"

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gwstream.config import Config, load
+from gwstream.config import Config, default_model, load
 from gwstream.demo import child, watch
 from gwstream.demo.watch import Message, Seen
 from gwstream.errors import GwstreamError
@@ -82,7 +82,6 @@ class _Demo:
 
     async def run(self) -> int:
         from gwstream.broker import Broker
-        from gwstream.settings import default_model
 
         async with AsyncExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gwstream-demo-")))
