@@ -44,11 +44,11 @@ class RunningPsd:
         self._segments: deque[tuple[int, Floats]] = deque(maxlen=self._span // spec.update + 1)
 
     def add(self, start: int, samples: Floats) -> None:
-        """Take one clean segment, (spec.taps,), that begins at sample count ``start``; digital silence is left out."""
+        """Take one clean segment, (spec.taps,), that begins at count ``start``; silence and absurdities are left out."""
         power = np.abs(np.fft.rfft(samples * self._window)) ** 2 * self._norm
         power[0] *= 0.5
         power[-1] *= 0.5
-        if power.min() > 0:
+        if power.min() > 0 and np.isfinite(power).all():
             self._segments.append((start, power))
 
     def at(self, end: int) -> tuple[Floats, int, float, Floats] | None:

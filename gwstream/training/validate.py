@@ -109,8 +109,8 @@ def _score(inference: Inference, window: Window, truth: Floats, scores: Scores) 
     began = time.perf_counter()
     posterior = inference.infer(trigger)
     scores.seconds.append(time.perf_counter() - began)
-    scores.weighted.append(posterior.weights @ (posterior.samples < truth))
-    scores.raw.append(np.mean(proposed.parameters(e) < truth, axis=0))
+    scores.weighted.append(ranks(posterior.samples, posterior.weights, truth, proposed.rng))
+    scores.raw.append(ranks(proposed.parameters(e), np.full(len(e), 1 / len(e)), truth, proposed.rng))
     waveform = proposed.templates.waveforms(truth)[0].astype(np.float64)
     scores.optimal_snr.append(float(np.linalg.norm(waveform)))
     scores.snr.append(posterior.snr)
@@ -120,6 +120,16 @@ def _score(inference: Inference, window: Window, truth: Floats, scores: Scores) 
     at = encode(proposed.anchor, torch.from_numpy(truth)).numpy()
     log_p = proposed.log_target(at)[0] - posterior.log_bayes
     scores.divergence.append(float(log_p - proposed.mixture.log_density(at)[0]))
+
+
+def ranks(samples: Floats, weights: Floats, truth: Floats, rng: np.random.Generator) -> Floats:
+    """Where the truth (1, 5) lies among weighted draws (S, 5), each in [0, 1].
+
+    Among n draws a truth has n + 1 equally likely places, so a bare fraction below it is not uniform: 5 % of n = 100 is
+    met with chance 6 / 101. The effective number stands for n, and the place is spread over its own width.
+    """
+    n = effective(weights)
+    return np.asarray((n * (weights @ (samples < truth)) + rng.random(truth.shape[1])) / (n + 1))
 
 
 def _report(model: Path, scores: Scores, confirmation: Scores | None, run: tuple[int, int, float, bool]) -> str:
