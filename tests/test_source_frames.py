@@ -247,6 +247,15 @@ async def test_bad_frame_is_a_gap_and_counted(tmp_path: Path, counts: Counts, re
     assert set(counts.of()) <= REASONS
 
 
+async def test_a_rate_the_model_cannot_use_is_counted_and_ends_nothing(tmp_path: Path, counts: Counts) -> None:
+    drop(tmp_path, 0, content(0, rate=1000))  # the very first, so no other rate is known yet
+    drop(tmp_path, 1)
+    async with frames(tmp_path, counts) as source:
+        found = await take(source, 1)
+    assert seconds(found) == ["S 1-2"]
+    assert counts.of() == {"wrong_rate": 1}
+
+
 @pytest.mark.parametrize(
     ("reason", "setting"), [("unchecked", {"accept_unchecked": True}), ("unknown_dq", {"accept_unknown_dq": True})]
 )
@@ -353,13 +362,14 @@ async def test_samples_that_are_not_finite_are_a_gap(tmp_path: Path, counts: Cou
     values = samples(0)
     values[256:512] = np.nan
     values[600] = np.inf
+    values[700] = 1e300  # finite, and absurd
     drop(tmp_path, 0, custom({STRAIN: (values, RATE), STATE: (np.full(16, 3, np.uint32), 16)}))
     async with frames(tmp_path, counts) as source:
         found = await take(source, 1)
-    assert [type(r) for r in found] == [Strain, Gap, Strain, Gap, Strain]
-    assert [r.reason for r in found if isinstance(r, Gap)] == ["not_finite", "not_finite"]
-    assert all(np.isfinite(r.samples).all() for r in found if isinstance(r, Strain))
-    assert counts.of() == {"not_finite": 2}
+    assert [type(r) for r in found] == [Strain, Gap, Strain, Gap, Strain, Gap, Strain]
+    assert {r.reason for r in found if isinstance(r, Gap)} == {"not_finite"}
+    assert all(np.abs(r.samples).max() < 1e-10 for r in found if isinstance(r, Strain))
+    assert counts.of() == {"not_finite": 3}
 
 
 @given(
@@ -370,7 +380,7 @@ async def test_samples_that_are_not_finite_are_a_gap(tmp_path: Path, counts: Cou
     bad=st.sets(st.integers(0, 1199), max_size=5),
 )
 def test_records_part_a_stretch_without_loss(start: int, n: int, state: list[int], mask: int, bad: set[int]) -> None:
-    values = np.arange(n, dtype=np.float64)
+    values = 1e-21 * np.arange(n, dtype=np.float64)
     values[[i for i in bad if i < n]] = np.nan
     stretch = quality.Stretch(
         detector="H1", start=start, rate=256, samples=values, state=np.array(state, np.int64), mask=mask

@@ -44,7 +44,7 @@ class RunningPsd:
         self._segments: deque[tuple[int, Floats]] = deque(maxlen=self._span // spec.update + 1)
 
     def add(self, start: int, samples: Floats) -> None:
-        """Take one clean segment, (spec.taps,), that begins at count ``start``; silence and absurdities are left out."""
+        """Take one clean segment, (spec.taps,), from count ``start`` on; silence and absurdities are left out."""
         power = np.abs(np.fft.rfft(samples * self._window)) ** 2 * self._norm
         power[0] *= 0.5
         power[-1] *= 0.5

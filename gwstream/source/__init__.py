@@ -12,6 +12,7 @@ from typing import Protocol, Self
 from gwstream.config import SourceConfig
 from gwstream.prior import Prior
 from gwstream.records import Gap, Strain, Tally, silent
+from gwstream.source.quality import MIN_RATE
 
 
 class Source(Protocol):
@@ -37,15 +38,19 @@ class Source(Protocol):
         ...
 
 
-def open_source(config: SourceConfig, tally: Tally = silent, prior: Prior | None = None) -> Source:
+def open_source(
+    config: SourceConfig, tally: Tally = silent, prior: Prior | None = None, rate: int = MIN_RATE
+) -> Source:
     """The source that ``config.kind`` names. ``prior``: what simulated injections are drawn from.
+
+    ``rate``: the model's, Hz; frames at no whole multiple of it are counted and left out.
 
     Raises `ConfigError` here, and `SourceError` on entering it, where a directory or file cannot be used.
     """
     if config.kind == "frames":
         from gwstream.source.frames import Frames
 
-        return Frames(config, tally)
+        return Frames(config, tally, rate)
     if config.kind == "replay":
         from gwstream.source.replay import Replay
 

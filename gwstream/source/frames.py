@@ -50,6 +50,8 @@ class Rules:
     mask: int
     accept_unknown_dq: bool
     accept_unchecked: bool
+    rate: int
+    """Hz; strain must come at a whole multiple of it."""
 
 
 class Frames:
@@ -62,9 +64,9 @@ class Frames:
     live = True
     simulated = False
 
-    def __init__(self, config: SourceConfig, tally: Tally = silent) -> None:
+    def __init__(self, config: SourceConfig, tally: Tally = silent, rate: int = quality.MIN_RATE) -> None:
         report = Report(tally)
-        self._feeds = {name: _feed(name, one, config, report) for name, one in config.detectors.items()}
+        self._feeds = {name: _feed(name, one, config, report, rate) for name, one in config.detectors.items()}
         self.detectors = tuple(self._feeds)
         self._stack = AsyncExitStack()
 
@@ -87,7 +89,7 @@ class Frames:
         return self._feeds[detector].records()
 
 
-def _feed(name: str, detector: Detector, config: SourceConfig, report: Report) -> Feed:
+def _feed(name: str, detector: Detector, config: SourceConfig, report: Report, rate: int) -> Feed:
     if detector.directory is None:
         raise SourceError(f"source.detectors.{name}.directory is missing")
     if not detector.directory.is_dir():
@@ -101,6 +103,7 @@ def _feed(name: str, detector: Detector, config: SourceConfig, report: Report) -
         mask=config.state_mask,
         accept_unknown_dq=config.accept_unknown_dq,
         accept_unchecked=config.accept_unchecked,
+        rate=rate,
     )
     return Feed(rules, detector.directory, Sequence(config.patience), report)
 
@@ -269,8 +272,8 @@ def load(content: bytes, file: File, rules: Rules) -> quality.Stretch:
         what = f"no state vector {rules.state}" if rules.state else "no state vector is configured"
         raise gwf.FrameError("unknown_dq", f"{what} (source.accept_unknown_dq = true accepts it)")
     rate = round(strain.rate)
-    if abs(rate - strain.rate) > 1e-6 or rate < quality.MIN_RATE:
-        raise gwf.FrameError("wrong_rate", f"{strain.rate:g} Hz; whole numbers from {quality.MIN_RATE} Hz are read")
+    if abs(rate - strain.rate) > 1e-6 or rate < rules.rate or rate % rules.rate:
+        raise gwf.FrameError("wrong_rate", f"{strain.rate:g} Hz; whole multiples of {rules.rate} Hz are read")
     if len(strain.samples) != rate * (file.end - file.start):
         raise gwf.FrameError("wrong_length", f"{len(strain.samples)} samples in {file.end - file.start} s at {rate} Hz")
     if abs(strain.start - file.start) > 1e-6:

@@ -76,6 +76,7 @@ def records(stretch: Stretch) -> Iterator[Strain | Gap]:
 
 
 VETOED, NOT_FINITE, USABLE = 0, 1, 2
+ABSURD = 1.0  # no strain is as large: a broken number, though finite
 
 
 def _per_sample(stretch: Stretch) -> tuple[NDArray[np.int8], Bits | None]:
@@ -86,7 +87,7 @@ def _per_sample(stretch: Stretch) -> tuple[NDArray[np.int8], Bits | None]:
         count = len(stretch.state)
         for index in np.flatnonzero((stretch.state & stretch.mask) != stretch.mask):
             kind[index * n // count : -(-(index + 1) * n // count)] = VETOED
-    kind[(kind == USABLE) & ~np.isfinite(stretch.samples)] = NOT_FINITE
+    kind[(kind == USABLE) & ~(np.abs(stretch.samples) < ABSURD)] = NOT_FINITE  # NaN is not smaller either
     return kind, stretch.state
 
 

@@ -25,7 +25,7 @@ REASONS = frozenset(
         "unchecked",  # a file without checksum
         "flagged",  # the frame marks its own samples invalid
         "no_channel",  # the strain channel is not in the file
-        "wrong_rate",  # below 256 Hz, not a whole number, or another than the stream's
+        "wrong_rate",  # no whole multiple of the model's, or another than the stream's
         "wrong_length",  # samples, rate and the duration in the name do not agree
         "wrong_time",  # the start in the file is not the one in the name
         "not_finite",  # NaN or infinity in the strain
