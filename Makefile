@@ -2,12 +2,13 @@
 
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 MODEL ?= models/bbh-1det
 DEMO ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench bench-hour bench-reference train validate clean system-packages
+.PHONY: help demo test test-slow lint format bench bench-hour bench-reference bench-sampler train validate clean system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +63,18 @@ bench-hour: $(VENV)/.test ## an hour of simulated strain: recovery, noise events
 
 bench-reference: $(VENV)/.test ## real events against their exact posteriors (needs ../shared/data)
 	$(BIN)/python benchmarks/reference.py
+
+# peers get an environment of their own, which sees the packages of ours
+$(PEERS)/.done: $(VENV)/.test
+	$(PYTHON) -m venv $(PEERS)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(PEERS)/bin/python -c \
+	  'import sysconfig; print(sysconfig.get_path("purelib"))')/gwstream.pth"
+	pwd >> "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/gwstream.pth"
+	$(PEERS)/bin/pip install bilby dynesty
+	@touch $@
+
+bench-sampler: $(PEERS)/.done ## the exact posterior against bilby and dynesty (half an hour)
+	$(PEERS)/bin/python benchmarks/sampler.py
 
 train: $(VENV)/.demo ## train models/bbh-1det (another: MODEL=folder), resuming where it stopped
 	$(BIN)/gwstream train $(MODEL)/model.toml --resume
