@@ -23,8 +23,8 @@ from pathlib import Path
 import common
 import numpy as np
 
-from gwstream.broker import Broker
 from gwstream.demo import child
+from gwstream.demo.broker import Broker
 from gwstream.injection import Injection
 from gwstream.source import writer
 

@@ -14,7 +14,7 @@ from gwstream.records import Outgoing
 
 
 class Printer:
-    """A `gwstream.parts.PublisherLike` that prints. ``closed`` is called when nobody reads any more (``| head``)."""
+    """A `PublisherLike` of the pipeline that prints; ``closed`` is called when nobody reads any more (``| head``)."""
 
     def __init__(self, closed: Callable[[], None]) -> None:
         self._closed = closed

@@ -13,7 +13,7 @@ from gwstream.config import Config
 from gwstream.console import Printer
 from gwstream.inference import Inference, Model, load_model
 from gwstream.metrics import Metrics
-from gwstream.parts import Parts, PublisherLike
+from gwstream.pipeline.parts import Parts, PublisherLike
 from gwstream.publish import Publisher, check_broker
 from gwstream.settings import strain
 from gwstream.source import open_source

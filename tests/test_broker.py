@@ -7,7 +7,7 @@ import time
 import aiomqtt
 import pytest
 
-from gwstream.broker import Broker
+from gwstream.demo.broker import Broker
 from gwstream.errors import PublishError
 
 

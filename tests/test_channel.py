@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gwstream.channel import Channel, Closed
+from gwstream.pipeline.channel import Channel, Closed
 
 
 async def test_order_and_end() -> None:

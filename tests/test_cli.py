@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gwstream import __version__, cli, commands, daemon, errors, settings
+from gwstream import __version__, cli, daemon, errors, settings
+from gwstream.cli import commands
 from gwstream.config import Config
 from gwstream.errors import ConfigError, EngineError, GwstreamError, PublishError
 

@@ -24,12 +24,12 @@ import paho.mqtt.client as paho
 import pytest
 
 from gwstream import settings
-from gwstream.broker import Broker
 from gwstream.conditioning import Conditioner
 from gwstream.config import Config
+from gwstream.demo.broker import Broker
 from gwstream.inference import Inference, Model, load_model
-from gwstream.parts import Parts
 from gwstream.pipeline import run
+from gwstream.pipeline.parts import Parts
 from gwstream.records import Gap, Outgoing, Strain
 from gwstream.source import open_source, recording
 from gwstream.source.writer import split, write_frame

@@ -16,8 +16,8 @@ from fakes import GPS, RATE, posterior, trigger, whitener, window
 
 from gwstream.config import Config
 from gwstream.errors import EngineError, SourceError
-from gwstream.parts import Parts
 from gwstream.pipeline import BATCHES_AT_REST, CUTS, RECORDS, TRIGGERS, run
+from gwstream.pipeline.parts import Parts
 from gwstream.prior import Prior
 from gwstream.records import Batch, Gap, Outgoing, Posterior, Strain, Trigger, Whitener, Window
 

@@ -22,8 +22,9 @@ import pytest
 from jsonschema import Draft202012Validator
 from paho.mqtt.enums import CallbackAPIVersion
 
-from gwstream.broker import Broker
 from gwstream.config import PublishConfig, SummaryConfig
+from gwstream.demo.broker import Broker
+from gwstream.demo.child import free_port
 from gwstream.errors import ConfigError, PublishError
 from gwstream.prior import Prior
 from gwstream.publish import Delivered, Publisher, check_broker
@@ -285,7 +286,7 @@ async def test_a_second_connection_of_ours_ends_up_online(tmp_path: Path) -> Non
 
 async def test_a_full_outbox_drops_the_oldest_and_counts_it() -> None:
     notes = Notes()
-    port = brokers.free_port()
+    port = free_port()
     publisher = Publisher(settings(port, queue=5), tally=notes.tally, observers=[notes])
     for number in range(8):
         await publisher.put(outgoing(number))
@@ -297,7 +298,7 @@ async def test_a_full_outbox_drops_the_oldest_and_counts_it() -> None:
 
 
 async def test_what_is_not_live_waits_for_room() -> None:
-    port = brokers.free_port()
+    port = free_port()
     notes = Notes()
     publisher = Publisher(settings(port, queue=2), tally=notes.tally, observers=[notes], live=False)
     for number in range(2):
@@ -313,7 +314,7 @@ async def test_what_is_not_live_waits_for_room() -> None:
 
 async def test_what_is_not_drained_is_counted_and_said(caplog: pytest.LogCaptureFixture) -> None:
     notes = Notes()
-    publisher = Publisher(settings(brokers.free_port()), tally=notes.tally)
+    publisher = Publisher(settings(free_port()), tally=notes.tally)
     await publisher.put(outgoing())
     begin = time.monotonic()
     assert await publisher.drain(0.2) == 1
@@ -333,7 +334,7 @@ async def test_pauses_between_attempts_grow_to_the_limit_and_are_jittered(monkey
 
     monkeypatch.setattr("gwstream.publish.asyncio.sleep", noted)
     random.seed(3)
-    async with running(Publisher(settings(brokers.free_port(), backoff=1.0))):
+    async with running(Publisher(settings(free_port(), backoff=1.0))):
         while len(pauses) < 12:
             await sleep(0.01)
     assert pauses[0] <= 0.1
@@ -342,7 +343,7 @@ async def test_pauses_between_attempts_grow_to_the_limit_and_are_jittered(monkey
 
 
 async def test_an_unreachable_broker_is_said_in_plain_words() -> None:
-    port = brokers.free_port()
+    port = free_port()
     with pytest.raises(
         PublishError, match=rf"127\.0\.0\.1:{port}: connection refused; start it, or correct publish\.host"
     ):

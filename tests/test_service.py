@@ -14,11 +14,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import brokers
 import pytest
 
 from gwstream import service
 from gwstream.config import ServiceConfig
+from gwstream.demo.child import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -276,7 +276,7 @@ async def test_the_watchdog_is_fed_while_the_loop_turns(tmp_path: Path) -> None:
 
 
 async def test_logs_can_be_json_lines(tmp_path: Path) -> None:
-    port = brokers.free_port()
+    port = free_port()
     async with daemon(tmp_path, "ends", "json", port=port) as it:
         _, _, problem = await it.end()
     lines = [json.loads(line) for line in problem.splitlines()]

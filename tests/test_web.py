@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import brokers
 import fakes
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from test_publish import outgoing
 
 from gwstream.config import MetricsConfig
+from gwstream.demo.child import free_port
 from gwstream.errors import ConfigError
 from gwstream.metrics import Metrics
 from gwstream.publish import Delivered, message
@@ -268,7 +268,7 @@ async def test_watch_tells_each_sample_once_and_gaps_as_gaps() -> None:
 
 
 async def test_the_page_in_a_real_browser(tmp_path: Path) -> None:
-    port = brokers.free_port()
+    port = free_port()
     live = new_feed()
     live.connection(True, "")
     live.about(model={"name": "bbh-1det", "version": "1"}, engine="torch", version="0")

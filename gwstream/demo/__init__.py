@@ -81,7 +81,7 @@ class _Demo:
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> int:
-        from gwstream.broker import Broker
+        from gwstream.demo.broker import Broker
 
         async with AsyncExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gwstream-demo-")))

@@ -6,12 +6,12 @@ It keeps nothing on disk, asks for no password and ends with us: not a broker to
 from __future__ import annotations
 
 import asyncio
-import socket
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from gwstream.demo.child import free_port
 from gwstream.errors import PublishError
 
 START_LIMIT = 15.0  # s
@@ -63,7 +63,7 @@ class Broker:
             import iotcore
         except ImportError:
             raise PublishError("the broker of the demo is missing: pip install 'gwstream[demo]'") from None
-        self.port = self._wanted or _free_port()
+        self.port = self._wanted or free_port()
         with tempfile.TemporaryDirectory(prefix="gwstream-broker-") as folder:
             settings = Path(folder) / "broker.toml"
             settings.write_text(_SETTINGS.format(port=self.port, largest=LARGEST_MESSAGE), encoding="utf-8")
@@ -76,9 +76,3 @@ class Broker:
     def _stop(self) -> None:
         if self._broker is not None:
             self._broker.stop(timeout=STOP_LIMIT)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

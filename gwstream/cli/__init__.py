@@ -7,7 +7,8 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 
-from gwstream import __version__, commands
+from gwstream import __version__
+from gwstream.cli import commands
 from gwstream.errors import GwstreamError
 
 _OVERVIEW = """Turns detector strain into posteriors of compact binaries, streamed over MQTT.

@@ -19,8 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from gwstream.batching import Batcher
-from gwstream.channel import Channel, Closed
-from gwstream.parts import Parts
+from gwstream.pipeline.channel import Channel, Closed
+from gwstream.pipeline.parts import Parts
 from gwstream.records import NANO, Batch, Gap, Outgoing, Strain, Summary, Trigger, Whitener, Window, gps_ns
 from gwstream.summary import Summarizer
 
