@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +46,23 @@ def read(path: Path) -> tuple[Injection, ...]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                found.append(Injection(**json.loads(line)))
-            except (TypeError, ValueError) as problem:
+                found.append(_parse(line))
+            except ValueError as problem:
                 raise ConfigError(f"{path}:{number}: not an injection: {problem}") from None
     return tuple(found)
+
+
+def _parse(line: str) -> Injection:
+    """An injection from a JSON object; ValueError says which field is missing, unknown or of the wrong kind."""
+    table = json.loads(line)
+    names = [field.name for field in fields(Injection)]
+    if not isinstance(table, dict) or set(table) != set(names):
+        raise ValueError(f"needs an object with exactly the fields {', '.join(names)}")
+    for name in names:
+        wanted = {"detector": str, "gps_ns": int}.get(name, (int, float))
+        if isinstance(table[name], bool) or not isinstance(table[name], wanted):
+            raise ValueError(f"{name} = {table[name]!r} is of the wrong kind")
+    return Injection(**table)
 
 
 def write(path: Path, injections: Iterable[Injection]) -> None:

@@ -89,6 +89,19 @@ def test_a_bad_line_is_named(tmp_path: Path, bad: str) -> None:
         injection.read(path)
 
 
+def test_a_wrong_field_is_told_with_what_is_meant(tmp_path: Path) -> None:
+    path = tmp_path / "injections.jsonl"
+    injection.write(path, [example(GPS * NANO)])
+    good = path.read_text(encoding="utf-8")
+    for bad, said in (
+        (good.replace("mass_1", "mas_1"), "exactly the fields detector, gps_ns, mass_1"),
+        (good.replace("36.0", '"heavy"'), "mass_1 = 'heavy' is of the wrong kind"),
+    ):
+        path.write_text(bad, encoding="utf-8")
+        with pytest.raises(ConfigError, match=said):
+            injection.read(path)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.jsonl: cannot be read"):
         injection.read(tmp_path / "nowhere.jsonl")
