@@ -77,7 +77,7 @@ bench-sampler: $(PEERS)/.done ## the exact posterior against bilby and dynesty (
 	$(PEERS)/bin/python benchmarks/sampler.py
 
 train: $(VENV)/.demo ## train models/bbh-1det (another: MODEL=folder), resuming where it stopped
-	$(BIN)/gwstream train $(MODEL)/model.toml --resume
+	$(BIN)/gwstream train $(MODEL)/model.toml $(if $(wildcard runs/$(notdir $(MODEL))/checkpoint.safetensors),--resume)
 
 validate: $(VENV)/.demo ## measure models/bbh-1det (another: MODEL=folder) and write its report
 	$(BIN)/gwstream validate $(MODEL)

@@ -310,3 +310,18 @@ def test_a_number_that_cannot_be_is_a_usage_error(arguments: list[str], capsys: 
         cli.main(["validate", "models/bbh-1det", *arguments])
     assert ended.value.code == 2
     assert f"'{arguments[1]}' is not a whole number from" in capsys.readouterr().err
+
+
+def test_train_says_where_the_weights_are_and_what_comes_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: dict[str, object] = {}
+
+    def train(recipe: Path, **settings: object) -> Path:
+        asked.update(settings)
+        return recipe.parent / "weights.safetensors"
+
+    monkeypatch.setattr("gwstream.training.train.train", train)
+    assert cli.main(["train", str(tmp_path / "model.toml"), "--budget", "30m"]) == 0
+    assert asked == {"output": None, "budget": 1800.0, "resume": False, "seed": None}
+    assert f"gwstream validate {tmp_path}" in capsys.readouterr().out

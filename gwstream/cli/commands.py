@@ -188,9 +188,7 @@ def _train(commands: Commands) -> None:
         "  gwstream train models/bbh-1det/model.toml --budget 30m --resume\n",
     )
     command.add_argument("recipe", type=Path, metavar="MODEL.toml", help="conditioning, prior, network and training")
-    command.add_argument(
-        "--output", type=Path, metavar="DIR", help="for weights and log (default: the recipe's folder)"
-    )
+    command.add_argument("--output", type=Path, metavar="DIR", help="for checkpoint and loss log (default: runs/NAME)")
     command.add_argument("--budget", type=_seconds, help="stop after so long, as 90s, 30m or 1h30m (default: none)")
     command.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     command.add_argument("--seed", type=_whole(0), help="instead of the recipe's")
@@ -199,8 +197,8 @@ def _train(commands: Commands) -> None:
 def _call_train(args: argparse.Namespace) -> int:
     from gwstream.training.train import train
 
-    output = args.output or args.recipe.resolve().parent
-    train(args.recipe, output=output, budget=args.budget, resume=args.resume, seed=args.seed)
+    weights = train(args.recipe, output=args.output, budget=args.budget, resume=args.resume, seed=args.seed)
+    print(f"{weights}: written; now see whether it is calibrated: gwstream validate {weights.parent}")
     return 0
 
 
