@@ -22,8 +22,6 @@ PARAMETERS = ("mass_1", "mass_2", "effective_distance", "coalescence_time", "pha
 
 Detector-frame solar masses (mass_1 >= mass_2), Gpc, seconds after the window's first sample, radians in [0, pi)."""
 
-DerivedName = Literal["chirp_mass", "mass_ratio", "total_mass"]
-
 
 def gps_ns(start: int, rate: int) -> int:
     """GPS time in integer ns of sample number ``start`` at ``rate`` Hz, rounded to the nearest ns."""

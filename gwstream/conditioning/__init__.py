@@ -9,6 +9,7 @@ from collections import deque
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gwstream.conditioning import whitening
 from gwstream.conditioning.psd import RunningPsd
@@ -31,14 +32,16 @@ class Conditioner:
         self._expected = 0  # count, at the input rate, of the next strain
         self._next_window = 0
         self._next_update = 0
-        self._whiteners: deque[Whitener] = deque(maxlen=2 + (self._spec.window + self._spec.taps) // self._spec.update)
+        self._whiteners: deque[tuple[Whitener, NDArray[np.float32]]] = deque(
+            maxlen=2 + (self._spec.window + self._spec.taps) // self._spec.update
+        )
         self._quality: deque[tuple[int, int, int | None, bool]] = deque()  # start, end, dq, simulated
         self._last_gap: int | None = None
 
     @property
     def whitener(self) -> Whitener | None:
         """The newest filter, None before ``ready`` seconds of clean strain."""
-        return self._whiteners[-1] if self._whiteners else None
+        return self._whiteners[-1][0] if self._whiteners else None
 
     def push(self, record: Strain | Gap) -> list[Window]:
         """Take the next record; returns the windows it completes, oldest first.
@@ -146,14 +149,15 @@ class Conditioner:
             drift=whitening.drift(spec, psd, recent),
             range_mpc=whitening.range_mpc(spec, psd),
         )
-        self._whiteners.append(whitener)
+        self._whiteners.append((whitener, whitening.context(spec, psd, averages).astype(np.float32)))
 
     def _cut(self, start: int) -> Window | None:
         """The window at count ``start``, whitened whole with the last filter completed before its first sample."""
         spec = self._spec
-        whitener = next((w for w in reversed(self._whiteners) if w.end <= start), None)
-        if whitener is None:
+        found = next((pair for pair in reversed(self._whiteners) if pair[0].end <= start), None)
+        if found is None:
             return None
+        whitener, context = found
         begin = start - spec.taps + 1
         piece = self._stream[begin - self._start : start + spec.window - self._start]
         marks = [
@@ -167,7 +171,7 @@ class Conditioner:
             rate=spec.rate,
             samples=np.convolve(piece, whitener.taps, mode="valid"),
             whitener=whitener,
-            context=whitening.context(spec, whitener.psd, whitener.averages).astype(np.float32),
+            context=context,
             dq=int(np.bitwise_and.reduce(known)) if known and len(known) == len(marks) else None,
             gap=self._last_gap is not None and self._last_gap > horizon,
             simulated=any(simulated for _, simulated in marks),

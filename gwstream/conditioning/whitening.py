@@ -58,6 +58,7 @@ def _inflation(spec: ConditioningSpec) -> Floats:
     return np.asarray(FLOOR_DB / 10 * np.log(10.0) * np.sin(0.5 * np.pi * depth) ** 2)
 
 
+@lru_cache(maxsize=8)
 def bands(spec: ConditioningSpec, count: int) -> Floats:
     """(count, bins) averaging weights over bands equal in ln f across 20-110 Hz, each row of sum 1."""
     f = frequencies(spec)

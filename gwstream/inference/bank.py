@@ -30,7 +30,7 @@ def grid_position(chirp: Floats) -> Floats:
     return np.asarray(chirp ** (-5.0 / 3.0))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # compared and hashed by identity: it holds arrays
 class Bank:
     """``basis``: (K, bins) spectra in 1/Hz from ``first_bin`` * 0.25 Hz on, orthonormal for the reference detector.
 

@@ -26,29 +26,15 @@ STENCIL = 4  # points of the interpolation in time
 
 
 @lru_cache(maxsize=4)
-def _shifted(spec: ConditioningSpec, bank: _Hashable) -> Complexes:
+def _shifted(spec: ConditioningSpec, bank: Bank) -> Complexes:
     """Decimated spectra (SHIFTS, 2 K, bins) of every component, and of i times it, at every sub-sample shift."""
-    base = bank.value
-    full = np.zeros((2 * base.size, round(spec.rate / DELTA_F) + 1), np.complex128)
-    stop = base.first_bin + base.basis.shape[1]
-    full[: base.size, base.first_bin : stop] = base.basis
-    full[base.size :, base.first_bin : stop] = 1j * base.basis
+    full = np.zeros((2 * bank.size, round(spec.rate / DELTA_F) + 1), np.complex128)
+    stop = bank.first_bin + bank.basis.shape[1]
+    full[: bank.size, bank.first_bin : stop] = bank.basis
+    full[bank.size :, bank.first_bin : stop] = 1j * bank.basis
     f = np.arange(full.shape[1]) * DELTA_F
     times = LEAD + np.arange(SHIFTS) / (SHIFTS * spec.rate)
     return np.stack([decimate(spec, full * np.exp(-2j * np.pi * f * time)) for time in times])
-
-
-class _Hashable:
-    """A bank as a cache key: by identity."""
-
-    def __init__(self, value: Bank) -> None:
-        self.value = value
-
-    def __hash__(self) -> int:
-        return id(self.value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hashable) and other.value is self.value
 
 
 class Templates:
@@ -58,7 +44,7 @@ class Templates:
         self.bank = bank
         self.rate = spec.rate
         self.length = spec.window
-        self._components = response(spec, _shifted(spec, _Hashable(bank)), whitener.taps).astype(np.float32)
+        self._components = response(spec, _shifted(spec, bank), whitener.taps).astype(np.float32)
         self._origin = round(LEAD * spec.rate)
 
     def pieces(self, node: int) -> Singles:
