@@ -159,7 +159,9 @@ class Posterior:
 
     ``samples``: (S, 5) in the order of `PARAMETERS`; ``weights``: (S,) normalised to sum 1.
     ``log_evidence`` is that of the signal model; ``log_bayes`` the ln Bayes factor signal against noise.
-    ``ess``: effective sample size, (sum w)^2 / sum w^2. ``residual_p``: p-value of the chi-square of the residual of
+    ``log_bayes_error``: standard error of both from the weights' spread, infinite where they cannot tell.
+    ``ess``: effective sample size, (sum w)^2 / sum w^2. ``rounds`` of importance sampling; ``stratified``: draws
+    spread evenly over the proposal's parts. ``residual_p``: p-value of the chi-square of the residual of
     the best draw. ``snr``: optimal-filter SNR of the best draw. ``model``: name and hashes, as in the message.
     """
 
@@ -169,8 +171,11 @@ class Posterior:
     weights: Floats
     log_evidence: float
     log_bayes: float
+    log_bayes_error: float
     ess: float
     max_weight: float
+    rounds: int
+    stratified: bool
     snr: float
     residual_p: float
     waveform: Waveform

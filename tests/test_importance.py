@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from scipy.special import i0e, i1e
 
-from gwstream.inference.importance import ENOUGH, ROUNDS, Weighted, effective, normalised, sample
+from gwstream.inference.importance import ENOUGH, ROUNDS, Weighted, effective, log_mean_error, normalised, sample
 from gwstream.inference.mixture import Mixture
 from gwstream.records import Floats
 
@@ -57,6 +57,36 @@ def test_evidence_and_moments_of_a_known_target_are_recovered(one: Mixture) -> N
     assert np.abs(second.mean(0) - COVARIANCE).max() < 0.2
     assert np.angle(turns.mean() * np.exp(-1j * ANGLE)) == pytest.approx(0, abs=0.02)
     assert abs(turns.mean()) == pytest.approx(i1e(KAPPA) / i0e(KAPPA), abs=0.02)
+
+
+@pytest.mark.parametrize("one", [GOOD, proposal(width=2.0, kappa=1.0)], ids=["good", "wider"])
+def test_the_stated_error_of_the_evidence_is_its_scatter(one: Mixture) -> None:
+    """Over 200 seeds; strata may make the scatter a little smaller than what the weights alone say."""
+    found = [sample(one, target, 1000, np.random.default_rng([seed, 9])) for seed in range(200)]
+    pulls = np.array([(f.log_evidence - LOG_Z) / f.log_evidence_error for f in found])
+    assert 0.8 < pulls.std() < 1.15
+    assert abs(pulls.mean()) < 0.3
+
+
+def test_the_error_of_independent_weights_is_that_of_their_mean() -> None:
+    rng = np.random.default_rng(10)
+    many = rng.exponential(size=(20_000, 100))
+    stated = np.array([log_mean_error(row / row.sum()) for row in many])
+    assert math.sqrt((stated**2).mean()) == pytest.approx(np.log(many.mean(1)).std(), rel=0.05)
+    assert log_mean_error(np.full(100, 0.01)) == 0
+    few = np.r_[np.full(8, 1 / 8), np.zeros(992)]
+    assert log_mean_error(few) == math.inf
+
+
+def test_draws_know_whether_they_are_stratified() -> None:
+    class Loose(Mixture):
+        stratified = False
+
+    bare = Loose(*(getattr(GOOD, name) for name in ("mean", "sigma", "angle", "kappa", "low", "high")))
+    first = sample(bare, target, 500, np.random.default_rng(11))
+    assert (first.rounds, first.stratified) == (1, False)
+    assert sample(GOOD, target, 500, np.random.default_rng(11)).stratified
+    assert sample(MISPLACED, target, 500, np.random.default_rng(8)).stratified
 
 
 @pytest.mark.parametrize("one", [WIDE, MISPLACED], ids=["wide", "misplaced"])

@@ -25,7 +25,7 @@ def gated(*windows: Window, by: Inference | None = None) -> tuple[Trigger, ...]:
 
 
 def same(one: Posterior, two: Posterior) -> bool:
-    scalars = ("id", "log_evidence", "log_bayes", "ess", "max_weight", "snr", "residual_p")
+    scalars = ("id", "log_evidence", "log_bayes", "log_bayes_error", "ess", "max_weight", "snr", "residual_p")
     arrays = all(getattr(one, name).tobytes() == getattr(two, name).tobytes() for name in BYTES)
     bands = all(
         getattr(one.waveform, name).tobytes() == getattr(two.waveform, name).tobytes()
@@ -87,6 +87,8 @@ def test_posterior_holds_the_truth_and_its_own_books() -> None:
     assert posterior.weights.sum() == pytest.approx(1, abs=1e-12)
     assert posterior.ess == pytest.approx(1 / (posterior.weights**2).sum())
     assert posterior.max_weight == posterior.weights.max()
+    assert posterior.log_bayes_error == pytest.approx(math.sqrt(1 / posterior.ess - 1 / 2000), rel=1e-3)
+    assert (posterior.rounds, posterior.stratified) == (1, True)
     used = posterior.weights > 0
     assert np.isfinite(shipped().spec.prior.log_density(posterior.samples[used])).all()
     assert posterior.log_bayes == pytest.approx(0.5 * 15**2 - 10, abs=45)

@@ -296,12 +296,14 @@ def test_what_is_not_finite_is_null_and_suspect() -> None:
         weights=np.full(400, np.nan),
         ess=float("nan"),
         log_bayes=float("-inf"),
+        log_bayes_error=float("inf"),
         residual_p=float("nan"),
         waveform=Waveform(median=nothing, lower=nothing, upper=nothing),
     )
     summaries = summarizer().add(one)
     body = json.loads(summaries[0].posterior)
     assert body["log_bayes"] is None
+    assert body["sampling"]["log_bayes_error"] is None
     assert body["quality"]["reasons"] == ["low effective sample size", "poor residual"]
     for summary in summaries:
         validator().validate(message(summary))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.random import Generator
@@ -23,6 +24,8 @@ class Mixture:
 
     ``mean``, ``sigma``: (L, 4); ``angle``, ``kappa``: (L,); ``low``, ``high``: (4,).
     """
+
+    stratified: ClassVar[bool] = True
 
     mean: Floats
     sigma: Floats
@@ -86,6 +89,8 @@ class Kernels:
 
     ``centres``: (K, 5); ``factor``: (5, 5) lower Cholesky factor of the covariance.
     """
+
+    stratified: ClassVar[bool] = True
 
     centres: Floats
     factor: Floats

@@ -142,6 +142,11 @@ def _posterior() -> Schema:
             draws=COUNT,
             ess=_says(MAYBE, "effective sample size, (sum w)^2 / sum w^2"),
             largest_weight=_says(MAYBE, "share of the heaviest draw; above 0.1 one draw rules"),
+            log_bayes_error=_says(
+                MAYBE, "standard error of log_bayes and log_evidence; null: too few effective draws to tell"
+            ),
+            rounds=_says(COUNT, "of importance sampling; above 1: the network's proposal was poor and was adapted"),
+            stratified=_says({"type": "boolean"}, "draws are spread evenly over the proposal's parts, not independent"),
         ),
         parameters=_parameters(),
         correlation=_correlation(),

@@ -311,7 +311,7 @@ function detail() {
     ...(delivery ? latency(delivery) : [make("h3", {}, "Not acknowledged by the broker yet")]),
     make("h3", {}, "How far to trust it"),
     make("dl", { class: "terms" },
-      line("ln Bayes factor", fixed(posterior.log_bayes, 1)),
+      line("ln Bayes factor", `${fixed(posterior.log_bayes, 1)} ± ${fixed(sampling.log_bayes_error, 2)}`),
       line("Residual p", fixed(posterior.residual_p, 3)),
       line("ESS", `${fixed(sampling.ess, 0)} of ${sampling.draws}`),
       line("Largest weight", fixed(sampling.largest_weight, 3)),
