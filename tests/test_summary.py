@@ -23,7 +23,7 @@ from gwstream.records import PARAMETERS, Floats, Posterior, Summary, Waveform
 from gwstream.summary import Summarizer, schema
 from gwstream.summary.events import KEPT
 from gwstream.summary.message import canonical
-from gwstream.summary.statistics import circular, correlation, deviation, mean_sd, quantiles
+from gwstream.summary.statistics import circular, correlation, deviation, mean_sd, quantiles, ranks
 
 Q = (0.05, 0.5, 0.95)
 seeds = st.integers(0, 2**32 - 1)
@@ -76,6 +76,24 @@ def test_moments_are_those_of_the_repeated_draws(seed: int) -> None:
     normal = weights / weights.sum()
     np.testing.assert_allclose(mean_sd(x, normal), (repeated[:, 0].mean(), repeated[:, 0].std()), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(correlation(y, normal), np.corrcoef(repeated.T), atol=1e-9)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_ranks_among_few_draws_are_uniform(weighted: bool) -> None:
+    rng = np.random.default_rng(5)
+    found = []
+    for _ in range(4000):
+        centre = rng.standard_normal(2)
+        truth, samples = centre + rng.standard_normal(2), centre + rng.standard_normal((60, 2))
+        weights = np.full(60, 1 / 60)
+        if weighted:  # draws of a wider proposal, weighted back
+            samples = centre + 1.2 * (samples - centre)
+            weights = np.exp(-0.5 * np.sum((samples - centre) ** 2, axis=1) * (1 - 1 / 1.2**2))
+            weights /= weights.sum()
+        found.append(ranks(samples, weights, truth, rng))
+    for column in np.array(found).T:
+        assert stats.kstest(column, "uniform").pvalue > 0.01
+        assert np.mean(np.abs(column - 0.5) < 0.45) == pytest.approx(0.9, abs=0.013)
 
 
 @given(seeds, st.floats(-20, 20), st.floats(0.2, 30))

@@ -16,10 +16,10 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from gwstream.batching import Batcher
 from gwstream.pipeline.channel import Channel, Closed
+from gwstream.pipeline.journey import Batched, Cut, Journey, Pending
 from gwstream.pipeline.parts import Parts
 from gwstream.records import NANO, Batch, Gap, Outgoing, Strain, Summary, Trigger, Whitener, Window, gps_ns
 from gwstream.summary import Summarizer
@@ -31,8 +31,6 @@ CUTS = 4  # records' worth of windows that wait for batching
 BATCHES = 1024  # of live strain that wait for the gate: what a restart finds, eight minutes of two detectors (40 MB)
 BATCHES_AT_REST = 4  # of any other
 TRIGGERS = 64  # windows behind the gate that wait for their posterior
-
-Mark = tuple[str, int]
 
 
 async def run(parts: Parts, stop: asyncio.Event) -> None:
@@ -48,45 +46,6 @@ async def run(parts: Parts, stop: asyncio.Event) -> None:
         await _Pipeline(parts, conditioning, inference).run(stop)
 
 
-@dataclass(frozen=True, slots=True)
-class _Journey:
-    """When something arrived (monotonic ns) and when each step so far ended."""
-
-    arrived: int
-    marks: tuple[Mark, ...] = ()
-
-    def then(self, step: str, at: int) -> _Journey:
-        return _Journey(self.arrived, (*self.marks, (step, at)))
-
-    def left(self, step: str) -> int:
-        """When ``step`` ended."""
-        return dict(self.marks)[step]
-
-
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    windows: Sequence[Window]
-    journey: _Journey
-
-
-@dataclass(frozen=True, slots=True)
-class _Batched:
-    batch: Batch
-    journeys: Sequence[_Journey]
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class _Pending:
-    """A window behind the gate. First come the best placed windows of every detector, the older before the newer."""
-
-    place: int
-    batch: int
-    offset: float
-    number: int
-    trigger: Trigger = field(compare=False)
-    journey: _Journey = field(compare=False)
-
-
 class _Pipeline:
     def __init__(self, parts: Parts, conditioning: Executor, inference: Executor) -> None:
         self._parts = parts
@@ -94,15 +53,13 @@ class _Pipeline:
         self._inference_thread = inference
         source = parts.source
         self._live = source.live
-        self._records = {name: Channel[tuple[Strain | Gap, _Journey]](RECORDS) for name in source.detectors}
-        self._cuts = Channel[_Cut](CUTS)
-        self._batches = (
-            Channel[_Batched](BATCHES, self._shed_batch) if self._live else Channel[_Batched](BATCHES_AT_REST)
-        )
+        self._records = {name: Channel[tuple[Strain | Gap, Journey]](RECORDS) for name in source.detectors}
+        self._cuts = Channel[Cut](CUTS)
+        self._batches = Channel[Batched](BATCHES, self._shed_batch) if self._live else Channel[Batched](BATCHES_AT_REST)
         self._conditioned = 0  # detectors that are over
         self._open: Counter[str] = Counter()  # windows by detector that have neither been judged nor given up
         self._summarizer = Summarizer(parts.config.summary, parts.prior)
-        self._pending: list[_Pending] = []  # a heap
+        self._pending: list[Pending] = []  # a heap
         self._judged = 0  # batches
         self._fresh: dict[str, Whitener] = {}  # by detector, that inference has not seen
         self._deadline: float | None = None  # of the drain, once told to stop
@@ -146,7 +103,7 @@ class _Pipeline:
                 now = time.monotonic_ns()
                 for observer in self._parts.observers:
                     observer.record(record)
-                journey = _Journey(record.arrived or now).then("source", now)
+                journey = Journey(record.arrived or now).then("source", now)
                 self._spent("source", journey.arrived, now)
                 await channel.put((record, journey))
         finally:
@@ -171,14 +128,14 @@ class _Pipeline:
                 observer.conditioned(detector, windows, conditioner.whitener)
             if windows:
                 self._open[detector] += len(windows)
-                await self._cuts.put(_Cut(windows, journey))
+                await self._cuts.put(Cut(windows, journey))
         self._conditioned += 1
         if self._conditioned == len(self._records):
             self._cuts.close()
 
     async def _batch(self) -> None:
         batcher = Batcher(self._parts.config.batching)
-        journeys: deque[_Journey] = deque()  # of the windows held, for order is kept
+        journeys: deque[Journey] = deque()  # of the windows held, for order is kept
         now = asyncio.get_running_loop().time
 
         async def emit(batch: Batch | None) -> None:
@@ -186,7 +143,7 @@ class _Pipeline:
                 left = time.monotonic_ns()
                 of_windows = [journeys.popleft().then("batching", left) for _ in batch.windows]
                 self._spent("batching", of_windows[0].left("conditioning"), left)
-                await self._batches.put(_Batched(batch, of_windows))
+                await self._batches.put(Batched(batch, of_windows))
 
         while True:
             try:
@@ -219,7 +176,7 @@ class _Pipeline:
             _, whitener = self._fresh.popitem()
             await loop.run_in_executor(self._inference_thread, self._parts.inference.prepare, whitener)
 
-    async def _gate(self, batched: _Batched) -> None:
+    async def _gate(self, batched: Batched) -> None:
         batch = batched.batch
         gate = self._parts.inference.gate
 
@@ -239,7 +196,7 @@ class _Pipeline:
             trigger = triggers[number]
             detector = trigger.window.detector
             journey = batched.journeys[number].then("inference_queue", begin)
-            heapq.heappush(self._pending, _Pending(places[detector], self._judged, offset, number, trigger, journey))
+            heapq.heappush(self._pending, Pending(places[detector], self._judged, offset, number, trigger, journey))
             places[detector] += 1
         while self._live and len(self._pending) > TRIGGERS:
             worst = max(self._pending, key=lambda one: (one.place, -one.batch, one.offset))
@@ -247,7 +204,7 @@ class _Pipeline:
             heapq.heapify(self._pending)
             self._give_up("overload", worst.trigger.window.detector)
 
-    async def _posterior(self, pending: _Pending) -> None:
+    async def _posterior(self, pending: Pending) -> None:
         """One posterior, its summaries, and on to the publisher with them."""
         infer, summarize = self._parts.inference.infer, self._summarizer.add
 
@@ -283,7 +240,7 @@ class _Pipeline:
             for name, depth in depths.items():
                 observer.queue(name, depth)
 
-    def _shed_batch(self, batched: _Batched) -> None:
+    def _shed_batch(self, batched: Batched) -> None:
         for window in batched.batch.windows:
             self._give_up("overload", window.detector)
 

@@ -41,6 +41,16 @@ def correlation(x: Floats, weights: Floats) -> Floats:
     return out
 
 
+def ranks(samples: Floats, weights: Floats, truth: Floats, rng: np.random.Generator) -> Floats:
+    """Where the truth (k,) lies among weighted draws (S, k), each in [0, 1]: uniform, where the draws are right.
+
+    Among n draws a truth has n + 1 equally likely places, so a bare fraction below it is not uniform: 5 % of n = 100 is
+    met with chance 6 / 101. The effective number stands for n, and the place is spread over its own width.
+    """
+    n = 1.0 / np.sum(weights**2)
+    return np.asarray((n * (weights @ (samples < truth)) + rng.random(truth.shape[-1])) / (n + 1))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circular:
     """Of an angle with a period: ``mean`` in [0, period); ``resultant`` length, 1 where all draws agree and 0 where

@@ -22,6 +22,7 @@ from gwstream.inference import Inference, load_model
 from gwstream.inference.importance import effective, normalised
 from gwstream.inference.parameters import encode
 from gwstream.records import PARAMETERS, Batch, Floats, Window
+from gwstream.summary.statistics import ranks
 from gwstream.training import pictures
 from gwstream.training.dataset import Simulator, family
 from gwstream.training.judge import judge, table
@@ -120,16 +121,6 @@ def _score(inference: Inference, window: Window, truth: Floats, scores: Scores) 
     at = encode(proposed.anchor, torch.from_numpy(truth)).numpy()
     log_p = proposed.log_target(at)[0] - posterior.log_bayes
     scores.divergence.append(float(log_p - proposed.mixture.log_density(at)[0]))
-
-
-def ranks(samples: Floats, weights: Floats, truth: Floats, rng: np.random.Generator) -> Floats:
-    """Where the truth (1, 5) lies among weighted draws (S, 5), each in [0, 1].
-
-    Among n draws a truth has n + 1 equally likely places, so a bare fraction below it is not uniform: 5 % of n = 100 is
-    met with chance 6 / 101. The effective number stands for n, and the place is spread over its own width.
-    """
-    n = effective(weights)
-    return np.asarray((n * (weights @ (samples < truth)) + rng.random(truth.shape[1])) / (n + 1))
 
 
 def _report(model: Path, scores: Scores, confirmation: Scores | None, run: tuple[int, int, float, bool]) -> str:
