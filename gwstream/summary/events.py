@@ -81,7 +81,8 @@ class Events:
             at = known.index(best)
             known[at] = Event(best.best, best.gps_ns, best.replaced, best.windows + 1)
             return None
-        replaced = tuple(name for event in near for name in (*event.replaced, event.id))
+        older = (name for event in near for name in event.replaced)
+        replaced = (*older, *(event.id for event in near))
         event = Event(new, gps_ns, replaced[-LISTED:], 1 + sum(event.windows for event in near))
         at = known.index(near[0])
         for old in near:

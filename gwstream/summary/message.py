@@ -125,6 +125,12 @@ def usable_weights(posterior: Posterior) -> Floats:
     return weights / total
 
 
+def chirp_mass(samples: Floats) -> Floats:
+    """Chirp mass (n,), Msun, of draws (n, 5)."""
+    mass_1, mass_2 = samples[:, 0], samples[:, 1]
+    return np.asarray((mass_1 * mass_2) ** 0.6 / (mass_1 + mass_2) ** 0.2)
+
+
 def coalescence_ns(posterior: Posterior) -> int:
     """Median coalescence in integer GPS ns."""
     times = posterior.samples[:, PARAMETERS.index("coalescence_time")]
@@ -156,7 +162,7 @@ def _parameters(posterior: Posterior, weights: Floats) -> tuple[dict[str, Any], 
     phase = circular(columns["phase"], weights, PERIOD)
     draws[:, PARAMETERS.index("phase")] = deviation(posterior.samples[:, PARAMETERS.index("phase")], phase.mean, PERIOD)
     mass_1, mass_2 = columns["mass_1"], columns["mass_2"]
-    columns["chirp_mass"] = (mass_1 * mass_2) ** 0.6 / (mass_1 + mass_2) ** 0.2
+    columns["chirp_mass"] = chirp_mass(posterior.samples)
     columns["mass_ratio"] = mass_2 / mass_1
     columns["total_mass"] = mass_1 + mass_2
     out: dict[str, Any] = {}
