@@ -59,7 +59,7 @@ def test_saving_leaves_no_part_behind_and_the_hash_names_the_bytes(folder: Path)
     path = folder / checkpoint.WEIGHTS
     tensors = load_file(path)
     tensors["net.shift"][0] += 1
-    save_file(tensors, path, checkpoint._section_hashes(read_spec(folder / "model.toml")) | {"inputs": "63"})
+    save_file(tensors, path, checkpoint.section_hashes(read_spec(folder / "model.toml")) | {"inputs": "63"})
     assert load_model(folder).hash != first
 
 
@@ -118,7 +118,7 @@ def test_a_missing_tensor_is_refused(folder: Path, missing: str) -> None:
     path = folder / checkpoint.WEIGHTS
     tensors = load_file(path)
     del tensors[missing]
-    save_file(tensors, path, checkpoint._section_hashes(read_spec(folder / "model.toml")) | {"inputs": "63"})
+    save_file(tensors, path, checkpoint.section_hashes(read_spec(folder / "model.toml")) | {"inputs": "63"})
     with pytest.raises(ModelError, match="does not fit the network"):
         load_model(folder)
 
@@ -127,7 +127,7 @@ def test_a_missing_tensor_is_refused(folder: Path, missing: str) -> None:
 def test_a_wrong_number_of_inputs_is_refused(folder: Path, inputs: str | None) -> None:
     path = folder / checkpoint.WEIGHTS
     extra = {} if inputs is None else {"inputs": inputs}
-    save_file(load_file(path), path, checkpoint._section_hashes(read_spec(folder / "model.toml")) | extra)
+    save_file(load_file(path), path, checkpoint.section_hashes(read_spec(folder / "model.toml")) | extra)
     with pytest.raises(ModelError, match="does not fit the network"):
         load_model(folder)
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from gwstream import __version__, cli, daemon, errors, settings
-from gwstream.cli import commands
+from gwstream.cli import commands, values
 from gwstream.config import Config
 from gwstream.errors import ConfigError, EngineError, GwstreamError, PublishError
+from gwstream.training.train import Data
 
 NAMES = ("run", "demo", "replay", "simulate", "train", "validate", "check-config", "schema")
 HEAVY = {"numpy", "scipy", "torch", "pydantic", "aiohttp", "aiomqtt", "gwpy", "h5py", "matplotlib", "rich", "asyncio"}
@@ -254,13 +255,13 @@ def test_replay_ends_quietly_when_nobody_reads() -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("1.5", 1.5), ("90s", 90), ("30m", 1800), ("1h30m", 5400)])
 def test_durations(text: str, seconds: float) -> None:
-    assert commands._seconds(text) == seconds
+    assert values.seconds(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "m", "-5", "30 minutes", "1m1h"])
 def test_wrong_durations(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="write it as 90s, 30m or 1h30m"):
-        commands._seconds(text)
+        values.seconds(text)
 
 
 def replayed(*files: str, **changes: object) -> Config:
@@ -323,5 +324,23 @@ def test_train_says_where_the_weights_are_and_what_comes_next(
 
     monkeypatch.setattr("gwstream.training.train.train", train)
     assert cli.main(["train", str(tmp_path / "model.toml"), "--budget", "30m"]) == 0
-    assert asked == {"output": None, "budget": 1800.0, "resume": False, "seed": None}
+    assert asked == {"output": None, "budget": 1800.0, "resume": False, "seed": None, "data": None}
     assert f"gwstream validate {tmp_path}" in capsys.readouterr().out
+
+
+def test_train_on_stored_examples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[object] = []
+
+    def prepare(recipe: Path, data: object) -> int:
+        asked.extend([recipe, data])
+        return 65536
+
+    monkeypatch.setattr("gwstream.training.train.prepare", prepare)
+    recipe = str(tmp_path / "model.toml")
+    assert cli.main(["train", recipe, "--data", "runs/data", "--stored", "50000", "--prepare"]) == 0
+    assert asked == [tmp_path / "model.toml", Data(Path("runs/data"), 50_000)]
+    assert "runs/data: 65536 examples" in capsys.readouterr().out
+    assert cli.main(["train", recipe, "--prepare"]) == ConfigError.exit_code
+    assert "add --data DIR" in capsys.readouterr().err

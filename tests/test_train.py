@@ -18,10 +18,10 @@ from gwstream.errors import ModelError
 from gwstream.inference import load_model
 from gwstream.inference.cvae import Objective
 from gwstream.inference.features import size
-from gwstream.model import ModelSpec, TrainingSpec, read_spec
+from gwstream.model import ModelSpec, TrainingSpec
+from gwstream.training import batches
 from gwstream.training import train as loop
-from gwstream.training.bank import Bank
-from gwstream.training.dataset import Simulator, family
+from gwstream.training.dataset import Examples, Simulator
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,16 @@ def _one_bank(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     bank = tiny_bank()
     monkeypatch.setattr(loop.bank_builder, "build", lambda spec: bank)
-    monkeypatch.setattr(loop, "WINDOWS_FOR_SCALE", 512)
+    monkeypatch.setattr(batches, "SAMPLE", 512)
+    monkeypatch.setattr(loop, "SAVE_EVERY", 15)
+    held = held_examples()
+    monkeypatch.setattr(loop, "held_out", lambda *args: held)
+
+
+@cache
+def held_examples() -> Examples:
+    spec = ModelSpec.model_validate({"name": "tiny", "bank": {"gate": 4}})
+    return batches.held_out(spec, tiny_bank(), Simulator(spec, tiny_bank()), 256)
 
 
 @cache
@@ -56,7 +65,9 @@ def test_a_run_makes_a_model_that_loads_and_its_loss_falls(whole: Path) -> None:
     assert len(model.net.shift) == size(4, 26)
     rows = losses(whole / "run" / "loss.csv")
     assert [int(row[0]) for row in rows] == [20, 40]
-    assert rows[-1][3] < rows[0][3] - 0.5
+    judged = losses(whole / "run" / "held-out.csv")
+    assert [int(row[0]) for row in judged] == [15, 30, 45]
+    assert judged[-1][2] < judged[0][2] - 0.5
     assert all(math.isfinite(value) for row in rows for value in row)
 
 
@@ -67,14 +78,13 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     recipe = tiny_recipe(tmp_path / "cut")
     step = loop._step
 
-    def stopped(spec: ModelSpec, simulator: Simulator, members: Any, run: loop.Run, fraction: float) -> Any:
+    def stopped(spec: ModelSpec, data: Examples, run: loop.Run, fraction: float) -> Any:
         if run.step == 33:
             raise KeyboardInterrupt
-        return step(spec, simulator, members, run, fraction)
+        return step(spec, data, run, fraction)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_step", stopped)
-        patch.setattr(loop, "SAVE_EVERY", 15)
         with pytest.raises(KeyboardInterrupt):
             loop.train(recipe, output=tmp_path / "run")
     assert not (recipe.parent / "weights.safetensors").exists()
@@ -122,7 +132,7 @@ def test_a_loss_that_is_not_a_number_leaves_the_network_alone(tmp_path: Path, mo
 
     monkeypatch.setattr(loop, "objective", broken)
     weights = loop.train(tiny_recipe(tmp_path / "nan", samples=1000), output=tmp_path / "run")
-    assert len(calls) == 16
+    assert len(calls) == 18  # 16 steps, and twice on what is held out
     for name, value in load_file(weights).items():
         assert torch.isfinite(value).all(), name
 
@@ -147,16 +157,3 @@ def test_schedule_starts_without_the_kl_term_and_ends_with_all_of_it() -> None:
     assert rates[-1] == pytest.approx(0.01 * spec.rate)
     sudden = TrainingSpec(warm_up=0.1, ramp=0.0)
     assert [loop.schedule(sudden, f)[1] for f in (0.09, 0.11)] == [0, 1]
-
-
-def test_batches_have_their_size_and_skip_some_faint_windows(tmp_path: Path) -> None:
-    spec = read_spec(tiny_recipe(tmp_path))
-    bank: Bank = tiny_bank()
-    members = family(spec, bank, 8, np.random.default_rng(1))
-    simulator = Simulator(spec, bank)
-    found = loop.batch(spec, simulator, members, np.random.default_rng(2))
-    again = loop.batch(spec, simulator, members, np.random.default_rng(2))
-    assert len(found.y) == len(found.e) == len(found.snr) == spec.training.batch
-    assert torch.equal(found.y, again.y)
-    assert torch.isfinite(found.y).all()
-    assert np.isfinite(spec.prior.log_density(found.x.numpy())).all()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gwstream.cli.values import positive, seconds, whole_from
+from gwstream.errors import ConfigError
 
 if TYPE_CHECKING:
     from gwstream.config import Config
@@ -93,7 +95,7 @@ def _demo(commands: Commands) -> None:
         "  gwstream demo\n  gwstream demo --loop          until Ctrl-C\n",
     )
     command.add_argument("--loop", action="store_true", help="play the recording again and again, GPS going on")
-    command.add_argument("--speed", type=_positive, default=1.0, help="times real time (default: %(default)g)")
+    command.add_argument("--speed", type=positive, default=1.0, help="times real time (default: %(default)g)")
     command.add_argument(
         "--output",
         type=Path,
@@ -140,10 +142,10 @@ def _simulate(commands: Commands) -> None:
         "  gwstream simulate --detectors H1 L1 --duration 0 --speed 1 --broker localhost:1883\n",
     )
     command.add_argument("--detectors", nargs="+", default=["H1"], metavar="D", help="(default: H1)")
-    command.add_argument("--duration", type=_seconds, default=600.0, help="of strain; 0: for ever (default: 10m)")
-    command.add_argument("--interval", type=_seconds, default=0.0, help="between injections; 0: none (default: 0)")
+    command.add_argument("--duration", type=seconds, default=600.0, help="of strain; 0: for ever (default: 10m)")
+    command.add_argument("--interval", type=seconds, default=0.0, help="between injections; 0: none (default: 0)")
     command.add_argument("--injections", type=Path, metavar="FILE", help="JSON lines of injections")
-    command.add_argument("--seed", type=_whole(0), default=1, help="of noise and injections (default: %(default)s)")
+    command.add_argument("--seed", type=whole_from(0), default=1, help="of noise and injections (default: %(default)s)")
     command.add_argument("--rate", type=int, default=4096, help="sample rate in Hz (default: %(default)s)")
     command.add_argument("--asd", default="aLIGO_O4_high", help="shipped noise spectrum (default: %(default)s)")
     _stream_options(command)
@@ -185,19 +187,29 @@ def _train(commands: Commands) -> None:
         _call_train,
         "Train a model by its model.toml. Checkpoints as it goes; the weights are written beside the recipe.",
         "  gwstream train models/bbh-1det/model.toml\n"
-        "  gwstream train models/bbh-1det/model.toml --budget 30m --resume\n",
+        "  gwstream train models/bbh-1det/model.toml --budget 30m --resume\n"
+        "  gwstream train models/bbh-1det/model.toml --data runs/data --stored 3000000\n",
     )
     command.add_argument("recipe", type=Path, metavar="MODEL.toml", help="conditioning, prior, network and training")
     command.add_argument("--output", type=Path, metavar="DIR", help="for checkpoint and loss log (default: runs/NAME)")
-    command.add_argument("--budget", type=_seconds, help="stop after so long, as 90s, 30m or 1h30m (default: none)")
+    command.add_argument("--budget", type=seconds, help="stop after so long, as 90s, 30m or 1h30m (default: none)")
     command.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    command.add_argument("--seed", type=_whole(0), help="instead of the recipe's")
+    command.add_argument("--seed", type=whole_from(0), help="instead of the recipe's")
+    command.add_argument("--data", type=Path, metavar="DIR", help="learn from stored examples, made if missing")
+    command.add_argument("--stored", type=whole_from(1), metavar="N", help="of them (default: training.samples)")
+    command.add_argument("--prepare", action="store_true", help="make the examples of --data, and stop")
 
 
 def _call_train(args: argparse.Namespace) -> int:
-    from gwstream.training.train import train
+    from gwstream.training.train import Data, prepare, train
 
-    weights = train(args.recipe, output=args.output, budget=args.budget, resume=args.resume, seed=args.seed)
+    if args.data is None and (args.prepare or args.stored is not None):
+        raise ConfigError("--prepare and --stored tell of stored examples: add --data DIR")
+    data = None if args.data is None else Data(args.data, args.stored)
+    if data is not None and args.prepare:
+        print(f"{args.data}: {prepare(args.recipe, data)} examples")
+        return 0
+    weights = train(args.recipe, output=args.output, budget=args.budget, resume=args.resume, seed=args.seed, data=data)
     print(f"{weights}: written; now see whether it is calibrated: gwstream validate {weights.parent}")
     return 0
 
@@ -211,12 +223,12 @@ def _validate(commands: Commands) -> None:
         "  gwstream validate models/bbh-1det --injections 1000\n",
     )
     command.add_argument("model", type=Path, metavar="MODEL", help="model folder")
-    command.add_argument("--injections", type=_whole(1), default=1000, help="(default: %(default)s)")
-    command.add_argument("--seed", type=_whole(0), default=1, help="(default: %(default)s)")
+    command.add_argument("--injections", type=whole_from(1), default=1000, help="(default: %(default)s)")
+    command.add_argument("--seed", type=whole_from(0), default=1, help="(default: %(default)s)")
     command.add_argument("--output", type=Path, metavar="DIR", help="for report and pictures (default: the model's)")
     command.add_argument(
         "--exact",
-        type=_whole(0),
+        type=whole_from(0),
         default=0,
         metavar="N",
         help="compare N signals with their exact posterior (default: 0)",
@@ -263,35 +275,3 @@ def _call_schema(args: argparse.Namespace) -> int:
 
     print(json.dumps(schema(), indent=2))
     return 0
-
-
-def _seconds(text: str) -> float:
-    """``90``, ``90s``, ``30m``, ``1h30m`` in seconds."""
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return float(text)
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
-    if not text or match is None:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a duration; write it as 90s, 30m or 1h30m")
-    hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return 3600.0 * hours + 60.0 * minutes + seconds
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    """A whole number from ``least``."""
-
-    def whole(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least}")
-        return int(text)
-
-    return whole
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above zero")
-    return value

@@ -57,7 +57,7 @@ class Model:
         }
 
 
-def _section_hashes(spec: ModelSpec) -> dict[str, str]:
+def section_hashes(spec: ModelSpec) -> dict[str, str]:
     """Hashes of everything that weights depend on."""
 
     def digest(table: object) -> str:
@@ -78,7 +78,7 @@ def save(path: Path, spec: ModelSpec, bank: Bank, net: Cvae) -> None:
         kept = array if name in DOUBLE else array.astype(np.float32)
         tensors[name] = torch.from_numpy(np.ascontiguousarray(kept))
     part = path.with_suffix(".part")
-    save_file(tensors, part, {**_section_hashes(spec), "inputs": str(len(net.shift))})
+    save_file(tensors, part, {**section_hashes(spec), "inputs": str(len(net.shift))})
     part.chmod(0o644)  # safetensors makes it private, but a daemon under another user must read it
     part.replace(path)
 
@@ -97,7 +97,7 @@ def load_model(folder: Path) -> Model:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as problem:
         raise ModelError(f"{path}: not a readable safetensors file: {problem}") from problem
-    for section, expected in _section_hashes(spec).items():
+    for section, expected in section_hashes(spec).items():
         if metadata.get(section) != expected:
             raise ModelError(
                 f"{path}: was made for another [{section}] than {folder / 'model.toml'} says; "

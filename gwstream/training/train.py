@@ -1,14 +1,15 @@
-"""The training loop: plain, resumable, seeded; nothing is stored but the network.
+"""The training loop: plain, resumable, seeded. Examples come from `batches`, or from `store` and then again and again.
 
-Step k draws its windows from a generator seeded by (seed, k), so a run that was stopped goes on as if it had not been.
+All that step k draws comes from a generator seeded by (seed, k): a run that was stopped goes on as if it had not been.
 """
 
 from __future__ import annotations
 
+import copy
 import csv
+import json
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,26 +21,32 @@ from gwstream.errors import ModelError
 from gwstream.inference import checkpoint
 from gwstream.inference.bank import Bank
 from gwstream.inference.cvae import Cvae, objective
-from gwstream.inference.features import size
 from gwstream.model import ModelSpec, TrainingSpec, read_spec
 from gwstream.training import bank as bank_builder
-from gwstream.training.dataset import Examples, Member, Simulator, family
+from gwstream.training.batches import Fresh, held_out
+from gwstream.training.dataset import Examples, Simulator
+from gwstream.training.store import Store
 
-GROUPS = 8  # members of the family in a batch
-FAINT_SNR, FAINT_KEPT = 5.5, 0.5  # windows with nothing above the noise teach little: half of them are skipped
-OVERDRAW = 1.25
 AVERAGE = 0.999
 SAVE_EVERY = 500
-WINDOWS_FOR_SCALE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Stored examples: their folder, and how many (None: as many as the recipe trains on)."""
+
+    folder: Path
+    count: int | None = None
 
 
 @dataclass
 class Run:
-    """What a checkpoint holds."""
+    """What a checkpoint holds, and the examples kept aside."""
 
     net: Cvae
     average: dict[str, Tensor]
     optimiser: torch.optim.AdamW
+    held: Examples
     step: int = 0
 
 
@@ -50,62 +57,76 @@ def train(
     budget: float | None = None,
     resume: bool = False,
     seed: int | None = None,
+    data: Data | None = None,
 ) -> Path:
     """Train the model of ``recipe`` (model.toml) and write its weights beside it; returns the weights' path.
 
     ``output``: folder of checkpoint and loss log (default ``runs/<name>``). ``budget``: seconds of training, in place
-    of ``training.samples``. ``resume``: go on from the last checkpoint. Raises `ModelError` for an unusable recipe.
+    of ``training.samples``. ``resume``: go on from the last checkpoint. ``data``: stored examples to learn from,
+    made where they are missing; without it they are drawn on the fly. Raises `ModelError` for an unusable recipe, or a
+    folder of examples made for another.
     """
     spec = read_spec(recipe)
+    bank = bank_builder.build(spec)  # of the recipe's seed: networks of all seeds share bank and examples
+    simulator = Simulator(spec, bank)
     if seed is not None:
         spec = spec.model_copy(update={"training": spec.training.model_copy(update={"seed": seed})})
     folder = output or Path("runs") / spec.name
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(spec.training.seed)
-    bank = bank_builder.build(spec)
-    simulator = Simulator(spec, bank)
-    run = _start(spec, bank, simulator)
+    source = Fresh(spec, bank, simulator) if data is None else _store(data, spec, bank, simulator)
+    run = _start(spec, source, held_out(spec, bank, simulator))
     if resume:
         _restore(run, folder / "checkpoint.safetensors")
-    _loop(spec, simulator, bank, run, folder, budget)
+    began = time.monotonic()
+    first = run.step
+    _loop(spec, source, run, folder, budget)
+    _tell(folder / "training.json", spec, source, run, (run.step - first, time.monotonic() - began))
     run.net.load_state_dict(run.average)
     weights = recipe.parent / checkpoint.WEIGHTS
     checkpoint.save(weights, spec, bank, run.net)
     return weights
 
 
-def _start(spec: ModelSpec, bank: Bank, simulator: Simulator) -> Run:
+def prepare(recipe: Path, data: Data) -> int:
+    """Make what is missing of stored examples; returns their number. Several processes may do so side by side."""
+    spec = read_spec(recipe)
+    bank = bank_builder.build(spec)
+    return _store(data, spec, bank, Simulator(spec, bank)).stored
+
+
+def _store(data: Data, spec: ModelSpec, bank: Bank, simulator: Simulator) -> Store:
+    store = Store(data.folder, spec, bank, simulator, data.count or spec.training.samples)
+    store.fill()
+    return store
+
+
+def _start(spec: ModelSpec, source: Fresh | Store, held: Examples) -> Run:
     """A fresh network with its inputs scaled to unit variance."""
-    rng = np.random.default_rng([spec.training.seed, 0])
-    members = family(spec, bank, GROUPS * 2, rng)
-    net = Cvae(spec.network, size(len(bank.gate), len(members[0].context)))
-    examples = [_draw(spec, simulator, one, WINDOWS_FOR_SCALE // len(members), rng) for one in members]
-    y = torch.cat([part.y for part in examples])
+    y = source.sample().y
+    net = Cvae(spec.network, y.shape[1])
     net.shift.copy_(y.mean(0))
     net.scale.copy_(1 / y.std(0).clamp(min=1e-3))
     optimiser = torch.optim.AdamW(net.parameters(), lr=spec.training.rate, betas=(0.9, 0.98), weight_decay=1e-3)
     average = {name: value.clone() for name, value in net.state_dict().items()}
-    return Run(net, average, optimiser)
+    return Run(net, average, optimiser, held)
 
 
-def _draw(spec: ModelSpec, simulator: Simulator, one: Member, count: int, rng: np.random.Generator) -> Examples:
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    x = spec.prior.draw(rng, count)
-    return simulator.examples(one, x, simulator.windows(one, x, count, generator))
-
-
-def batch(spec: ModelSpec, simulator: Simulator, members: list[Member], rng: np.random.Generator) -> Examples:
-    """One batch from a few random members; which windows are skipped depends on the window alone."""
-    chosen = rng.choice(len(members), size=min(GROUPS, len(members)), replace=False)
-    each = round(OVERDRAW * spec.training.batch / len(chosen))
-    parts = [_draw(spec, simulator, members[index], each, rng) for index in chosen]
-    y, e, low, high, x, snr = (
-        torch.cat([getattr(p, name) for p in parts]) for name in ("y", "e", "low", "high", "x", "snr")
-    )
-    optimal = torch.from_numpy(rng.random(len(snr))).float()
-    kept = torch.nonzero((snr > FAINT_SNR) | (optimal < FAINT_KEPT))[:, 0]
-    kept = kept[torch.from_numpy(rng.permutation(len(kept)))][: spec.training.batch]
-    return Examples(y[kept], e[kept], low[kept], high[kept], x[kept], snr[kept])
+def _tell(path: Path, spec: ModelSpec, source: Fresh | Store, run: Run, spent: tuple[int, float]) -> None:
+    """What the run was, for reports."""
+    steps, seconds = spent
+    samples = run.step * spec.training.batch
+    told = {
+        "kind": spec.network.kind,
+        "parameters": sum(value.numel() for value in run.net.parameters()),
+        "seed": spec.training.seed,
+        "samples": samples,
+        "stored": source.stored,
+        "held_out_loss": _judge(spec, run),
+        "epochs": samples / source.stored if source.stored else 1.0,
+        "samples_per_second": round(steps * spec.training.batch / max(seconds, 1e-9)),
+    }
+    path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def schedule(spec: TrainingSpec, fraction: float) -> tuple[float, float, int]:
@@ -116,7 +137,7 @@ def schedule(spec: TrainingSpec, fraction: float) -> tuple[float, float, int]:
     return rate, beta, spec.importance if fraction >= spec.importance_from else 1
 
 
-def _loop(spec: ModelSpec, simulator: Simulator, bank: Bank, run: Run, folder: Path, budget: float | None) -> None:
+def _loop(spec: ModelSpec, source: Fresh | Store, run: Run, folder: Path, budget: float | None) -> None:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -135,46 +156,37 @@ def _loop(spec: ModelSpec, simulator: Simulator, bank: Bank, run: Run, folder: P
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as progress, (folder / "loss.csv").open("a" if run.step else "w", newline="") as log:
+    mode = "a" if run.step else "w"
+    with (
+        Progress(*columns) as progress,
+        (folder / "loss.csv").open(mode, newline="") as log,
+        (folder / "held-out.csv").open(mode, newline="", buffering=1) as held,
+    ):
+        judged = csv.writer(held)
         task = progress.add_task("training", total=total, completed=run.step)
         writer = csv.writer(log)
         began, first = time.monotonic(), run.step
-        for step, members in _families(spec, bank, run.step, total):
-            if budget is not None and step == first + 50:
-                total = max(step + 1, first + int(50 * budget / (time.monotonic() - began)))
+        while run.step < total:
+            if budget is not None and run.step > first and (run.step - first) % 50 == 0:
+                spent = time.monotonic() - began
+                total = max(run.step + 1, run.step + int((run.step - first) * (budget - spent) / spent))
                 progress.update(task, total=total)
-            if step >= total:
-                break
-            row = _step(spec, simulator, members, run, step / total)
+            row = _step(spec, source.at(run.step, total), run, run.step / total)
             progress.update(task, completed=run.step, description=f"loss {row[1]:.2f}")
             if run.step % 20 == 0:
                 writer.writerow([run.step, run.step * training.batch, *(f"{value:.5g}" for value in row)])
                 log.flush()
             if run.step % SAVE_EVERY == 0:
+                judged.writerow([run.step, run.step * training.batch, f"{_judge(spec, run):.5g}"])
                 _save(run, folder / "checkpoint.safetensors")
     _save(run, folder / "checkpoint.safetensors")
 
 
-def _families(spec: ModelSpec, bank: Bank, first: int, total: int) -> Iterator[tuple[int, list[Member]]]:
-    """Steps without end, each with the family that is current then."""
-    length = max(1, round(spec.training.refresh * total))
-    step, era, members = first, -1, []
-    while True:
-        if step // length != era:
-            era = step // length
-            members = family(spec, bank, spec.training.whiteners, np.random.default_rng([spec.training.seed, 1, era]))
-        yield step, members
-        step += 1
-
-
-def _step(
-    spec: ModelSpec, simulator: Simulator, members: list[Member], run: Run, fraction: float
-) -> tuple[float, float, float, float, float]:
+def _step(spec: ModelSpec, data: Examples, run: Run, fraction: float) -> tuple[float, float, float, float, float]:
     """One update; returns learning rate, loss, reconstruction, KL, beta."""
-    rng = np.random.default_rng([spec.training.seed, 2, run.step])
+    rng = np.random.default_rng([spec.training.seed, 5, run.step])
     torch.manual_seed(int(rng.integers(2**62)))
     rate, beta, draws = schedule(spec.training, fraction)
-    data = batch(spec, simulator, members, rng)
     found = objective(run.net, data.y, data.e, (data.low, data.high), beta=beta, draws=draws)
     for group in run.optimiser.param_groups:
         group["lr"] = rate
@@ -188,6 +200,19 @@ def _step(
         run.average[name].lerp_(value, 1 - keep)
     run.step += 1
     return rate, float(found.loss.detach()), found.reconstruction, found.kl, beta
+
+
+@torch.no_grad()
+def _judge(spec: ModelSpec, run: Run) -> float:
+    """Loss of the averaged network, as at the end of the run, on the examples kept aside."""
+    averaged = copy.deepcopy(run.net)
+    averaged.load_state_dict(run.average)
+    data, (_, beta, draws) = run.held, schedule(spec.training, 1.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        parts = zip(*(torch.split(value, 512) for value in (data.y, data.e, data.low, data.high)), strict=True)
+        losses = [objective(averaged, y, e, (low, high), beta=beta, draws=draws).loss for y, e, low, high in parts]
+    return float(torch.stack(losses).mean())
 
 
 def _save(run: Run, path: Path) -> None:
