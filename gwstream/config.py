@@ -1,7 +1,7 @@
 """Settings of the daemon (``gwstream.toml``), one section a stage.
 
-What belongs to a model (rate, window, hop, band, prior) is not here on purpose: it lives in ``model.toml`` alone, so a
-skew between training and serving cannot be written down.
+What belongs to a model (rate, window, hop, band, limits of the prior) is not here on purpose: it lives in
+``model.toml`` alone, so a skew between training and serving cannot be written down.
 """
 
 from __future__ import annotations
@@ -85,6 +85,9 @@ class InferenceConfig(Section):
     draws: int = Field(2000, ge=100, le=100_000)
     latents: int = Field(1000, ge=10, le=20_000, description="components of the proposal's mixture")
     threads: int = Field(1, ge=1, le=64)
+    distance_prior: Literal["model", "uniform", "volume"] = Field(
+        "model", description="of the effective distance: uniform, or uniform in volume; by weights, without retraining"
+    )
 
 
 class SummaryConfig(Section):

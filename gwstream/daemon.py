@@ -36,7 +36,8 @@ def run(config: Config, *, print_messages: bool = False) -> int:
 async def _serve(config: Config, model: Model, print_messages: bool) -> None:
     """Open the source, reach the broker, and hand over what the pipeline joins."""
     metrics = Metrics(CollectorRegistry(), tuple(config.source.detectors))
-    async with open_source(config.source, metrics.tally, model.spec.prior, model.spec.rate) as source:
+    prior = model.spec.prior.served(config.inference.distance_prior)
+    async with open_source(config.source, metrics.tally, prior, model.spec.rate) as source:
         inference = Inference(model, config.inference)
         inference.warm()
         metrics.model(model.name, model.version, model.hash, inference.engine)
@@ -60,7 +61,7 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
                 source=source,
                 conditioner=partial(Conditioner, model.spec),
                 inference=inference,
-                prior=model.spec.prior,
+                prior=inference.prior,
                 publisher=publisher,
                 observers=(metrics, watch),
                 tally=metrics.tally,

@@ -1,17 +1,22 @@
 """The prior over the five parameters of a window, explicit and normalised.
 
-m1 >= m2 uniform within limits and above a mass ratio, effective distance, coalescence time and phase uniform.
+m1 >= m2 uniform within limits and above a mass ratio, coalescence time and phase uniform, and the effective distance
+either uniform too or as sources spread evenly in space have it, p(D) proportional to D^2. (For one detector the
+effective distance is the true one times a factor of the angles alone, so it inherits the square.)
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.random import Generator
 
 from gwstream.records import Floats
+
+DistanceDensity = Literal["uniform", "volume"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +27,7 @@ class Prior:
     min_ratio: float = 0.25
     distance: tuple[float, float] = (0.1, 5.0)
     time: tuple[float, float] = (0.65, 0.85)
+    distance_density: DistanceDensity = "uniform"
 
     def __post_init__(self) -> None:
         for name, (low, high) in {"mass": self.mass, "distance": self.distance, "time": self.time}.items():
@@ -50,6 +56,25 @@ class Prior:
         """Least and largest chirp mass, Msun."""
         return self.mass[0] * 0.5**0.2, self.mass[1] * 0.5**0.2
 
+    def served(self, distance: Literal["model"] | DistanceDensity) -> Prior:
+        """The prior to serve with: this one, or this one with another density of the distance."""
+        return self if distance == "model" else replace(self, distance_density=distance)
+
+    @property
+    def _power(self) -> int:
+        """k where p(D) is proportional to D^k."""
+        return 2 if self.distance_density == "volume" else 0
+
+    @property
+    def _distance_edges(self) -> tuple[float, float]:
+        """Limits of D^(k + 1), in which the prior is uniform."""
+        return self.distance[0] ** (self._power + 1), self.distance[1] ** (self._power + 1)
+
+    def distance_below(self, distance: Floats) -> Floats:
+        """Probability of a smaller effective distance than ``distance`` (Gpc, any shape)."""
+        low, high = self._distance_edges
+        return np.asarray((np.clip(distance, *self.distance) ** (self._power + 1) - low) / (high - low))
+
     def log_density(self, x: Floats) -> Floats:
         """ln p(x), (n,), of ``x`` (n, 5); -inf outside. The phase may be any real number."""
         mass_1, mass_2, distance, time = x[:, 0], x[:, 1], x[:, 2], x[:, 3]
@@ -63,15 +88,17 @@ class Prior:
             & (time >= self.time[0])
             & (time <= self.time[1])
         )
-        volume = self.mass_area * (self.distance[1] - self.distance[0]) * (self.time[1] - self.time[0]) * math.pi
-        return np.where(inside, -math.log(volume), -np.inf)
+        low, high = self._distance_edges
+        volume = self.mass_area * (high - low) / (self._power + 1) * (self.time[1] - self.time[0]) * math.pi
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(inside, self._power * np.log(distance) - math.log(volume), -np.inf)
 
     def draw(self, rng: Generator, n: int) -> Floats:
         """``n`` independent draws, (n, 5)."""
         masses = self._draw_masses(rng, n)
-        rest = rng.uniform(
-            (self.distance[0], self.time[0], 0.0), (self.distance[1], self.time[1], math.pi), size=(n, 3)
-        )
+        near, far = self._distance_edges
+        rest = rng.uniform((near, self.time[0], 0.0), (far, self.time[1], math.pi), size=(n, 3))
+        rest[:, 0] **= 1 / (self._power + 1)
         return np.column_stack([masses, rest])
 
     def _draw_masses(self, rng: Generator, n: int) -> Floats:

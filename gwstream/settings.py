@@ -76,14 +76,16 @@ def check(path: Path, config: Config) -> None:
 
     places = [(f"  {name}", strain(config, name)) for name in config.source.detectors]
     model = load_model(config.inference.model)
-    prior, publish, http = model.spec.prior, config.publish, config.metrics
+    prior = model.spec.prior.served(config.inference.distance_prior)
+    publish, http = config.publish, config.metrics
+    in_volume = " in volume" if prior.distance_density == "volume" else ""
     rows = [
         ("source", config.source.kind),
         *places,
         ("model", f"{model.name} {model.version}, {model.hash[:12]}, in {config.inference.model}"),
         ("  windows", f"{model.spec.window} samples at {model.spec.rate} Hz, one every {model.spec.hop}"),
         ("  masses", f"{prior.mass[0]:g} to {prior.mass[1]:g} Msun at the detector, ratio from {prior.min_ratio:g}"),
-        ("  distance", f"{prior.distance[0]:g} to {prior.distance[1]:g} Gpc, effective"),
+        ("  distance", f"{prior.distance[0]:g} to {prior.distance[1]:g} Gpc, effective, uniform{in_volume}"),
         ("inference", f"gate at SNR {config.inference.gate_snr:g}, {config.inference.draws} draws a posterior"),
         ("publish", f"MQTT v5 to {publish.host}:{publish.port}, topics {publish.prefix}/# (not tried)"),
         ("page, metrics", f"http://{http.host}:{http.port}/" if http.enabled else "off"),

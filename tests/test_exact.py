@@ -35,6 +35,24 @@ def test_evidence_and_marginals_equal_those_of_weighted_draws(data: Floats, judg
     assert divergences(moved, posterior.weights, draws)[3] > 10
 
 
+def test_another_distance_prior_is_the_first_one_weighted(data: Floats, judged: Exact) -> None:
+    """The exact posterior in volume, by quadrature, by weights on that in distance, and as it is served."""
+    flat = shipped().spec.prior
+    volume = exact(data, templates(), flat.served("volume"))
+    rng = np.random.default_rng(4)
+    draws = judged.draw(rng, 60_000)
+    draws = draws[np.isfinite(flat.log_density(draws))]
+    weights = np.exp(flat.served("volume").log_density(draws) - flat.log_density(draws))
+    assert volume.log_bayes - judged.log_bayes == pytest.approx(np.log(weights.mean()), abs=0.02)
+    far = volume.draw(rng, 60_000)
+    assert np.all(divergences(draws, weights / weights.sum(), far) < 1.5)
+    served = Inference(shipped(), InferenceConfig(draws=30_000, distance_prior="volume"))
+    posterior = served.infer(served.gate(Batch((window(data),), 1))[0])
+    assert posterior.log_bayes == pytest.approx(volume.log_bayes, abs=4 * posterior.log_bayes_error)
+    assert np.all(divergences(posterior.samples, posterior.weights, far) < 3.5)
+    assert divergences(draws, None, far)[2] > 5  # unweighted they differ
+
+
 def test_draws_lie_in_the_prior_and_follow_the_masses(judged: Exact) -> None:
     prior = shipped().spec.prior
     draws = judged.draw(np.random.default_rng(2), 5000)

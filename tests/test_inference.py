@@ -151,6 +151,23 @@ def test_log_target_is_likelihood_times_prior_in_the_coordinates() -> None:
     assert np.isneginf(proposed.log_target(outside)).all()
 
 
+def test_another_prior_is_another_posterior_with_another_id() -> None:
+    one, _ = loud()
+    model = shipped().spec.prior
+    served = {name: Inference(shipped(), InferenceConfig(distance_prior=name)) for name in ("uniform", "volume")}
+    assert served["uniform"].identity(one) == inference().identity(one)  # it is the model's
+    assert served["volume"].identity(one) != inference().identity(one)
+    assert served["volume"].prior == dataclasses.replace(model, distance_density="volume")
+    near, far = (by.infer(gated(one, by=by)[0]) for by in served.values())
+    assert far.weights @ far.samples[:, 2] > near.weights @ near.samples[:, 2]
+    # by hand: the evidence in volume is that in distance times the mean ratio of the priors
+    used = near.weights > 0
+    ratio = served["volume"].prior.log_density(near.samples[used]) - model.log_density(near.samples[used])
+    expected = math.log(near.weights[used] @ np.exp(ratio))
+    error = math.hypot(near.log_bayes_error, far.log_bayes_error)
+    assert far.log_bayes - near.log_bayes == pytest.approx(expected, abs=5 * error)
+
+
 def test_filters_of_old_whiteners_are_let_go() -> None:
     from gwstream.inference import KEPT_WHITENERS
 

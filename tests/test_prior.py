@@ -10,10 +10,15 @@ from scipy import stats
 
 from gwstream.prior import Prior
 
-PRIORS = [Prior(), Prior(mass=(20.0, 50.0), min_ratio=0.6), Prior(mass=(5.0, 30.0), min_ratio=0.1)]
+PRIORS = [
+    Prior(),
+    Prior(mass=(20.0, 50.0), min_ratio=0.6),
+    Prior(mass=(5.0, 30.0), min_ratio=0.1),
+    Prior(distance_density="volume"),
+]
 
 
-@pytest.mark.parametrize("prior", PRIORS, ids=["default", "knee inside", "knee outside"])
+@pytest.mark.parametrize("prior", PRIORS, ids=["default", "knee inside", "knee outside", "volume"])
 def test_density_integrates_to_one_over_a_larger_box(prior: Prior) -> None:
     rng = np.random.default_rng(1)
     n = 400_000
@@ -43,9 +48,23 @@ def test_draws_follow_the_density(prior: Prior) -> None:
     heavier = np.interp(x[:, 0], grid, cumulative / cumulative[-1])
     floor = np.maximum(low, ratio * x[:, 0])
     uniform = [heavier, (x[:, 1] - floor) / (x[:, 0] - floor)]
-    for column, (start, stop) in zip(x.T[2:], (prior.distance, prior.time, (0.0, math.pi)), strict=True):
+    power = 3 if prior.distance_density == "volume" else 1
+    near, far = prior.distance[0] ** power, prior.distance[1] ** power
+    uniform.append((x[:, 2] ** power - near) / (far - near))
+    for column, (start, stop) in zip(x.T[3:], (prior.time, (0.0, math.pi)), strict=True):
         uniform.append((column - start) / (stop - start))
     assert min(stats.kstest(u, "uniform").pvalue for u in uniform) > 1e-3
+
+
+def test_in_volume_the_density_goes_with_the_square_of_the_distance() -> None:
+    served = Prior().served("volume")
+    x = np.tile([40.0, 30.0, 1.0, 0.75, 0.5], (3, 1))
+    x[:, 2] = 0.5, 1.0, 3.0
+    np.testing.assert_allclose(np.diff(served.log_density(x)), 2 * np.log([2.0, 3.0]))
+    np.testing.assert_allclose(served.distance_below(np.array([0.1, 5.0, 9.0])), [0, 1, 1])
+    draws = served.draw(np.random.default_rng(4), 20_000)[:, 2]
+    assert served.distance_below(np.median(draws)) == pytest.approx(0.5, abs=0.02)
+    assert Prior().served("model") == Prior() == served.served("uniform")
 
 
 def test_chirp_mass_limits_hold_for_every_draw_and_are_reached() -> None:

@@ -342,6 +342,14 @@ def test_the_message_says_where_it_comes_from() -> None:
     assert len(body["waveform"]["median"]) == RATE
 
 
+def test_the_message_states_the_served_prior() -> None:
+    volume = Summarizer(SummaryConfig(), Prior().served("volume")).add(posterior(window()))[0]
+    validator().validate(message(volume))
+    said = json.loads(volume.posterior)["prior"]["effective_distance"]
+    assert said["density"] == "uniform in volume: proportional to effective_distance^2"
+    assert read(posterior(window()))["prior"]["effective_distance"]["density"] == "uniform"
+
+
 # events
 
 

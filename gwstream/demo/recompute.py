@@ -22,7 +22,7 @@ def posteriors(config: Config, strains: dict[str, Strain], messages: list[Messag
     """
     model = load_model(config.inference.model)
     inference = Inference(model, config.inference)
-    summarizer = Summarizer(config.summary, model.spec.prior)
+    summarizer = Summarizer(config.summary, inference.prior)
     found = []
     for message in messages:
         part = message["posterior"]

@@ -6,7 +6,9 @@ can be recomputed to the last bit on the same engine.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -77,7 +79,10 @@ class Proposed:
 
 
 class Inference:
-    """A model ready to judge windows, on one engine, in one thread."""
+    """A model ready to judge windows, on one engine, in one thread.
+
+    ``prior``: that of the posteriors. Where the settings choose another than the model's, weights bring it about.
+    """
 
     def __init__(self, model: Model, config: InferenceConfig) -> None:
         torch.set_num_threads(config.threads)
@@ -85,10 +90,11 @@ class Inference:
         threadpool_limits(limits=config.threads, user_api="blas")
         self.model = model
         self._config = config
+        self.prior = model.spec.prior.served(config.distance_prior)
         self._engine = TorchEngine(model.net)
         self._live: OrderedDict[str, _Live] = OrderedDict()
         self._chirps = torch.from_numpy(model.bank.gate[:, 0]).float()
-        self._tag = hashlib.sha256(f"{model.hash}{model.conditioning_hash}".encode()).hexdigest()[:12]
+        self._tag = _tag(model, self.prior)
 
     @property
     def engine(self) -> str:
@@ -122,7 +128,7 @@ class Inference:
         self._live.clear()
 
     def identity(self, window: Window) -> str:
-        """The posterior's id: detector, GPS of the window's first sample in ns, digest of model and conditioning."""
+        """The posterior's id: detector, GPS ns of the window's first sample, digest of model, conditioning, prior."""
         return f"{window.detector}-{window.gps_ns}-{self._tag}"
 
     def gate(self, batch: Batch) -> tuple[Trigger, ...]:
@@ -170,7 +176,7 @@ class Inference:
         uniform = (np.arange(latents) + rng.random(latents)) / latents
         mixture = self._engine.propose(y, noise, uniform, (low[0].numpy(), high[0].numpy()))
         trigger = self._trigger(window, found, 0)
-        return Proposed(window, trigger, live.templates, self.model.spec.prior, anchor, mixture, rng)
+        return Proposed(window, trigger, live.templates, self.prior, anchor, mixture, rng)
 
     def infer(self, trigger: Trigger, bucket: int = 1) -> Posterior:
         """The weighted posterior of one window."""
@@ -222,6 +228,12 @@ class Inference:
         norms = live.gate.norms[:, found.lag].T
         near = neighbours(rho, found.lag)
         return *assemble(near, found, norms, self._chirps, live.gate.times, context), found
+
+
+def _tag(model: Model, prior: Prior) -> str:
+    """Digest of what makes a posterior besides its window; the prior is in the model's, unless another is served."""
+    served = "" if prior == model.spec.prior else json.dumps(dataclasses.asdict(prior), sort_keys=True)
+    return hashlib.sha256(f"{model.hash}{model.conditioning_hash}{served}".encode()).hexdigest()[:12]
 
 
 def _log_noise(window: Floats) -> float:

@@ -69,7 +69,7 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the pipeline joins. ``conditioner``: makes that of a detector. ``prior``: of the model that is served."""
+    """What the pipeline joins. ``conditioner``: makes that of a detector. ``prior``: of the posteriors."""
 
     config: Config
     source: SourceLike

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gwstream.config import SummaryConfig
-from gwstream.prior import Prior
+from gwstream.prior import DistanceDensity, Prior
 from gwstream.records import NANO, PARAMETERS, Floats, Posterior, Window
 from gwstream.summary.statistics import Circular, circular, correlation, deviation, mean_sd, quantiles
 
@@ -24,6 +24,10 @@ UNITS = {
     "total_mass": "Msun",
 }
 PERIOD = math.pi
+DISTANCE_DENSITIES: dict[DistanceDensity, str] = {
+    "uniform": "uniform",
+    "volume": "uniform in volume: proportional to effective_distance^2",
+}
 ASSUMPTIONS = (
     "one detector: effective_distance and phase stand for distance, sky position, inclination and polarisation; "
     "effective_distance is never below the luminosity distance",
@@ -149,7 +153,7 @@ def prior_part(prior: Prior) -> dict[str, Any]:
             "density": "uniform in (mass_1, mass_2), mass_1 >= mass_2",
             "least_mass_ratio": prior.min_ratio,
         },
-        "effective_distance": uniform(prior.distance, "Gpc"),
+        "effective_distance": {**uniform(prior.distance, "Gpc"), "density": DISTANCE_DENSITIES[prior.distance_density]},
         "coalescence_time": uniform(prior.time, "s after the first sample of the window"),
         "phase": uniform((0.0, PERIOD), "rad"),
     }

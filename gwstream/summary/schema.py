@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from gwstream.records import PARAMETERS
-from gwstream.summary.message import REASONS, UNITS
+from gwstream.summary.message import DISTANCE_DENSITIES, REASONS, UNITS
 from gwstream.summary.shapes import COUNT, GPS, MAYBE, NS, NUMBER, TEXT, Schema, opened, record, says
 
 STATES = ("waiting", "ready", "full")
@@ -18,8 +18,8 @@ def schema() -> Schema:
         "title": "gwstream messages",
         "description": (
             "gwstream/<detector>/posterior, gwstream/<detector>/event and gwstream/<instance>/status. The part "
-            "'posterior' depends only on strain, model, engine, bucket and number of draws; 'sha256' is that of its "
-            "canonical JSON: keys sorted, no spaces, ASCII, shortest decimal that reads back as the same double."
+            "'posterior' depends only on strain, model, prior, engine, bucket and number of draws; 'sha256' is that of "
+            "its canonical JSON: keys sorted, no spaces, ASCII, shortest decimal that reads back as the same double."
         ),
         "oneOf": [{"$ref": "#/$defs/posterior_message"}, {"$ref": "#/$defs/event_message"}, {"$ref": "#/$defs/status"}],
         "$defs": {
@@ -90,7 +90,7 @@ def _delivery() -> Schema:
 def _posterior() -> Schema:
     moment = record(gps=GPS, gps_ns=NS)
     return record(
-        id=says(TEXT, "follows from detector, window, model and conditioning"),
+        id=says(TEXT, "follows from detector, window, model, conditioning and prior"),
         detector=TEXT,
         simulated=says({"type": "boolean"}, "true: the strain is made up, in whole or in part"),
         quality=record(
@@ -228,7 +228,10 @@ def _prior() -> Schema:
     limits = {"density": TEXT, "low": NUMBER, "high": NUMBER, "unit": TEXT}
     return record(
         masses=record(**limits, least_mass_ratio=NUMBER),
-        effective_distance=record(**limits),
+        effective_distance=record(
+            "The served one: weights can give another density than the network was trained with.",
+            **(limits | {"density": {"enum": list(DISTANCE_DENSITIES.values())}}),
+        ),
         coalescence_time=record(**limits),
         phase=record(**limits),
     )

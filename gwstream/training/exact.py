@@ -8,7 +8,7 @@ numerically. Nothing is shared with the network or its weights but likelihood an
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.random import Generator
@@ -137,14 +137,16 @@ def _integrate(
     kept = products[near]
     log_mass = np.empty(len(kept))
     for low in range(0, len(kept), BLOCK):
-        table, _, _, width = _amplitude_table(kept[low : low + BLOCK], prior)
+        table, *_ = _amplitude_table(kept[low : low + BLOCK], prior)
         top = table.max(axis=(1, 2))
         total = np.exp(table - top[:, None, None]).sum(axis=(1, 2))
-        log_mass[low : low + BLOCK] = top + np.log(total * width / PHASES)
+        log_mass[low : low + BLOCK] = top + np.log(total / PHASES)
     mass_1, mass_2 = component_masses(np.exp(nodes[:, 0]), nodes[:, 1])
+    flat = replace(prior, distance_density="uniform")
     x = np.column_stack([mass_1, mass_2, np.full(len(nodes), prior.distance[1]), nodes[:, 2], np.zeros(len(nodes))])
-    # dm1 dm2 = m1^2 dlnMc dq; the density of the prior includes 1 / pi for the phase, which ran over its whole period
-    log_mass += prior.log_density(x) + 2 * np.log(mass_1) + np.log(steps).sum() + math.log(math.pi)
+    # dm1 dm2 = m1^2 dlnMc dq; distance and phase have been integrated, so their densities are taken out
+    log_mass += flat.log_density(x) + math.log(math.pi * (prior.distance[1] - prior.distance[0]))
+    log_mass += 2 * np.log(mass_1) + np.log(steps).sum()
     inside = np.isfinite(log_mass)
     log_mass = log_mass[inside]
     log_bayes = float(np.log(np.exp(log_mass - log_mass.max()).sum()) + log_mass.max())
@@ -152,7 +154,7 @@ def _integrate(
 
 
 def _amplitude_table(products: Floats, prior: Prior) -> tuple[Floats, Floats, Floats, Floats]:
-    """ln of likelihood ratio * D^2 (so uniform in D) on nodes of 1/D and phase, (n, DISTANCES, PHASES).
+    """ln of likelihood ratio times the prior's share of a cell on nodes of 1/D and phase, (n, DISTANCES, PHASES).
 
     With it the nodes 1/D (n, DISTANCES), the phases (PHASES,) and the spacing of 1/D (n,).
     """
@@ -170,5 +172,7 @@ def _amplitude_table(products: Floats, prior: Prior) -> tuple[Floats, Floats, Fl
     width = (end - begin) / DISTANCES
     inverse = begin[:, None] + width[:, None] * (np.arange(DISTANCES) + 0.5)
     u = inverse[:, :, None]
-    table = u * linear[:, None] - 0.5 * u**2 * square[:, None] - 2 * np.log(u)
+    inner, outer = inverse + 0.5 * width[:, None], np.maximum(inverse - 0.5 * width[:, None], 1e-9)
+    share = prior.distance_below(1 / outer) - prior.distance_below(1 / inner)
+    table = u * linear[:, None] - 0.5 * u**2 * square[:, None] + np.log(np.maximum(share, 1e-300))[:, :, None]
     return table, inverse, angle, width

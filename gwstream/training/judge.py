@@ -54,7 +54,7 @@ def judge(model: Path, signals: int, seed: int) -> list[Verdict]:
     chosen: list[Window] = []
     while len(chosen) < signals:
         member = members[len(chosen) % len(members)]
-        x = spec.prior.draw(rng, 1)
+        x = inference.prior.draw(rng, 1)
         samples = simulator.windows(member, x, 1, generator)[0].double().numpy()
         window = simulator.window(member, samples, len(chosen))
         norm = float(np.linalg.norm(inference.propose(window).templates.waveforms(x)))
@@ -67,7 +67,7 @@ def _verdict(inference: Inference, window: Window, rng: np.random.Generator) -> 
     posterior = inference.infer(inference.gate(Batch((window,), 1))[0])
     proposed = inference.propose(window)
     raw = proposed.parameters(proposed.mixture.draw(proposed.rng, DRAWS))
-    truth = exact(window.samples, proposed.templates, inference.model.spec.prior)
+    truth = exact(window.samples, proposed.templates, inference.prior)
     draws, other = truth.draw(rng, DRAWS), truth.draw(rng, max(100, round(posterior.ess)))
     return Verdict(
         snr=posterior.snr,

@@ -92,7 +92,7 @@ def score(model: Path, injections: int, seed: int) -> Scores:
     members = family(spec, loaded.bank, min(DETECTORS, injections), rng)
     simulator = Simulator(spec, loaded.bank)
     generator = torch.Generator().manual_seed(seed)
-    truths = spec.prior.draw(rng, injections)
+    truths = inference.prior.draw(rng, injections)
     scores = Scores()
     for index in track(range(injections), description=f"seed {seed}"):
         member = members[index % len(members)]
