@@ -85,6 +85,9 @@ class InferenceConfig(Section):
     draws: int = Field(2000, ge=100, le=100_000)
     latents: int = Field(1000, ge=10, le=20_000, description="components of the proposal's mixture")
     threads: int = Field(1, ge=1, le=64)
+    likelihood: Literal["gaussian", "student"] = Field(
+        "gaussian", description="student: allows for the uncertainty of a spectrum made from few segments"
+    )
     distance_prior: Literal["model", "uniform", "volume"] = Field(
         "model", description="of the effective distance: uniform, or uniform in volume; by weights, without retraining"
     )

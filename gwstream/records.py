@@ -159,6 +159,7 @@ class Posterior:
 
     ``samples``: (S, 5) in the order of `PARAMETERS`; ``weights``: (S,) normalised to sum 1.
     ``log_evidence`` is that of the signal model; ``log_bayes`` the ln Bayes factor signal against noise.
+    ``noise_freedom``: degrees of freedom of the noise, infinite where it is taken for Gaussian.
     ``log_bayes_error``: standard error of both from the weights' spread, infinite where they cannot tell.
     ``ess``: effective sample size, (sum w)^2 / sum w^2. ``rounds`` of importance sampling; ``stratified``: draws
     spread evenly over the proposal's parts. ``residual_p``: p-value of the chi-square of the residual of
@@ -176,6 +177,7 @@ class Posterior:
     max_weight: float
     rounds: int
     stratified: bool
+    noise_freedom: float
     snr: float
     residual_p: float
     waveform: Waveform

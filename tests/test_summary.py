@@ -350,6 +350,15 @@ def test_the_message_states_the_served_prior() -> None:
     assert read(posterior(window()))["prior"]["effective_distance"]["density"] == "uniform"
 
 
+def test_the_message_says_what_the_noise_is_taken_for() -> None:
+    normal, heavy = read(posterior(window())), read(posterior(window(), noise_freedom=20.0))
+    assert normal["likelihood"] == {"noise": "Gaussian", "degrees_of_freedom": None}
+    assert heavy["likelihood"] == {"noise": "Student-t", "degrees_of_freedom": 20.0}
+    assert "Gaussian noise" in normal["assumptions"][-1]
+    assert "Student-t" in heavy["assumptions"][-1]
+    validator().validate(message(summarizer().add(posterior(window(), noise_freedom=20.0))[0]))
+
+
 # events
 
 

@@ -24,8 +24,9 @@ from gwstream.inference.engine_torch import TorchEngine
 from gwstream.inference.features import assemble, size
 from gwstream.inference.gate import Best, MatchedFilter, best, neighbours
 from gwstream.inference.importance import effective, sample
-from gwstream.inference.likelihood import Templates, log_ratio
+from gwstream.inference.likelihood import Templates
 from gwstream.inference.mixture import BOUNDED, Mixture
+from gwstream.inference.noise import Noise, noise_model
 from gwstream.inference.parameters import Anchor, decode, limits
 from gwstream.prior import Prior
 from gwstream.records import Batch, Floats, Posterior, Trigger, Waveform, Whitener, Window
@@ -55,6 +56,7 @@ class Proposed:
     trigger: Trigger
     templates: Templates
     prior: Prior
+    noise: Noise
     anchor: Anchor
     mixture: Mixture
     rng: np.random.Generator
@@ -74,7 +76,9 @@ class Proposed:
         inside = np.isfinite(log_prior)
         if inside.any():
             waveforms = self.templates.waveforms(x[inside])
-            out[possible[inside]] = log_ratio(self.window.samples, waveforms) + (log_prior - log_jacobian)[inside]
+            out[possible[inside]] = (
+                self.noise.log_ratio(self.window.samples, waveforms) + (log_prior - log_jacobian)[inside]
+            )
         return out
 
 
@@ -94,7 +98,7 @@ class Inference:
         self._engine = TorchEngine(model.net)
         self._live: OrderedDict[str, _Live] = OrderedDict()
         self._chirps = torch.from_numpy(model.bank.gate[:, 0]).float()
-        self._tag = _tag(model, self.prior)
+        self._tag = _tag(model, self.prior, config.likelihood)
 
     @property
     def engine(self) -> str:
@@ -128,7 +132,7 @@ class Inference:
         self._live.clear()
 
     def identity(self, window: Window) -> str:
-        """The posterior's id: detector, GPS ns of the window's first sample, digest of model, conditioning, prior."""
+        """The posterior's id: detector, GPS ns of the window's first sample, digest of model and settings."""
         return f"{window.detector}-{window.gps_ns}-{self._tag}"
 
     def gate(self, batch: Batch) -> tuple[Trigger, ...]:
@@ -176,7 +180,8 @@ class Inference:
         uniform = (np.arange(latents) + rng.random(latents)) / latents
         mixture = self._engine.propose(y, noise, uniform, (low[0].numpy(), high[0].numpy()))
         trigger = self._trigger(window, found, 0)
-        return Proposed(window, trigger, live.templates, self.prior, anchor, mixture, rng)
+        assumed = noise_model(self._config.likelihood, window.whitener.averages)
+        return Proposed(window, trigger, live.templates, self.prior, assumed, anchor, mixture, rng)
 
     def infer(self, trigger: Trigger, bucket: int = 1) -> Posterior:
         """The weighted posterior of one window."""
@@ -187,17 +192,18 @@ class Inference:
         weights = found.weights
         likeliest = samples[np.argsort(found.log_target)[-BEST_OF:]]
         waveforms = proposed.templates.waveforms(likeliest)
-        loudest = waveforms[int(np.argmax(log_ratio(window.samples, waveforms)))].astype(np.float64)
+        loudest = waveforms[int(np.argmax(proposed.noise.log_ratio(window.samples, waveforms)))].astype(np.float64)
         return Posterior(
             id=self.identity(window),
             trigger=proposed.trigger,  # of this window alone: a batch's product rounds differently
             samples=samples,
             weights=weights,
-            log_evidence=found.log_evidence + _log_noise(window.samples),
+            log_evidence=found.log_evidence + proposed.noise.log_density(window.samples),
             log_bayes=found.log_evidence,
             log_bayes_error=found.log_evidence_error,
             ess=effective(weights),
             max_weight=float(weights.max()),
+            noise_freedom=proposed.noise.freedom,
             rounds=found.rounds,
             stratified=found.stratified,
             snr=float(window.samples @ loudest / math.sqrt(max(float(loudest @ loudest), 1e-30))),
@@ -230,15 +236,11 @@ class Inference:
         return *assemble(near, found, norms, self._chirps, live.gate.times, context), found
 
 
-def _tag(model: Model, prior: Prior) -> str:
-    """Digest of what makes a posterior besides its window; the prior is in the model's, unless another is served."""
+def _tag(model: Model, prior: Prior, likelihood: str) -> str:
+    """Digest of what makes a posterior besides its window; prior and likelihood where they are not the usual ones."""
     served = "" if prior == model.spec.prior else json.dumps(dataclasses.asdict(prior), sort_keys=True)
+    served += "" if likelihood == "gaussian" else likelihood
     return hashlib.sha256(f"{model.hash}{model.conditioning_hash}{served}".encode()).hexdigest()[:12]
-
-
-def _log_noise(window: Floats) -> float:
-    """ln likelihood of a window (n,) under noise alone."""
-    return -0.5 * float(window @ window) - 0.5 * len(window) * math.log(2 * math.pi)
 
 
 def _residual_p(residual: Floats, rate: int) -> float:

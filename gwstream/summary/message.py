@@ -34,8 +34,11 @@ ASSUMPTIONS = (
     "masses are those measured at the detector, (1 + z) times those at the source",
     "non-spinning black holes on circular orbits (IMRPhenomD): neglected spin moves the chirp mass of strongly spinning"
     " systems by 10 to 25 %",
-    "Gaussian noise with the spectrum named under psd",
 )
+NOISES = {
+    "Gaussian": "Gaussian noise with the spectrum named under psd",
+    "Student-t": "noise that is Student-t, for the spectrum named under psd was made from so few averages",
+}
 
 # The weakest reason to doubt comes first: it is always there at start.
 SHORT_HISTORY = "short PSD history"
@@ -74,6 +77,7 @@ def part(posterior: Posterior, prior: Prior, config: SummaryConfig) -> dict[str,
     doubts = reasons(posterior, config)
     weights = usable_weights(posterior)
     parameters, matrix = _parameters(posterior, weights)
+    likelihood = _likelihood(posterior.noise_freedom)
     return {
         "id": posterior.id,
         "detector": window.detector,
@@ -90,6 +94,7 @@ def part(posterior: Posterior, prior: Prior, config: SummaryConfig) -> dict[str,
         "gate_snr": number(posterior.trigger.snr, 4),
         "log_bayes": number(posterior.log_bayes),
         "log_evidence": number(posterior.log_evidence),
+        "likelihood": likelihood,
         "residual_p": number(posterior.residual_p),
         "sampling": {
             "draws": len(posterior.samples),
@@ -108,7 +113,7 @@ def part(posterior: Posterior, prior: Prior, config: SummaryConfig) -> dict[str,
         "bucket": posterior.bucket,
         "model": dict(posterior.model),
         "prior": prior_part(prior),
-        "assumptions": list(ASSUMPTIONS),
+        "assumptions": [*ASSUMPTIONS, NOISES[likelihood["noise"]]],
     }
 
 
@@ -199,6 +204,10 @@ def _phase(phase: Circular) -> dict[str, Any]:
         "resultant": number(phase.resultant),
         "arc": {"probability": 0.9, "start": number(phase.start), "end": number(phase.end)},
     }
+
+
+def _likelihood(freedom: float) -> dict[str, Any]:
+    return {"noise": "Gaussian" if math.isinf(freedom) else "Student-t", "degrees_of_freedom": number(freedom)}
 
 
 def _waveform(posterior: Posterior) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from gwstream.records import PARAMETERS
-from gwstream.summary.message import DISTANCE_DENSITIES, REASONS, UNITS
+from gwstream.summary.message import DISTANCE_DENSITIES, NOISES, REASONS, UNITS
 from gwstream.summary.shapes import COUNT, GPS, MAYBE, NS, NUMBER, TEXT, Schema, opened, record, says
 
 STATES = ("waiting", "ready", "full")
@@ -107,8 +107,13 @@ def _posterior() -> Schema:
         coalescence=moment | {"description": "Median coalescence at the detector: IMRPhenomD's t = 0."},
         snr=says(MAYBE, "matched-filter SNR of the best draw"),
         gate_snr=says(MAYBE, "matched-filter SNR that opened the gate"),
-        log_bayes=says(MAYBE, "ln Bayes factor, signal against Gaussian noise"),
+        log_bayes=says(MAYBE, "ln Bayes factor, signal against noise"),
         log_evidence=says(MAYBE, "ln evidence of the signal model"),
+        likelihood=record(
+            "What the noise is taken for.",
+            noise={"enum": list(NOISES)},
+            degrees_of_freedom=says(MAYBE, "of the Student-t; null: Gaussian"),
+        ),
         residual_p=says(MAYBE, "p-value of the chi-square of what the best draw leaves over"),
         sampling=record(
             draws=COUNT,
