@@ -162,8 +162,9 @@ class Posterior:
     ``noise_freedom``: degrees of freedom of the noise, infinite where it is taken for Gaussian.
     ``log_bayes_error``: standard error of both from the weights' spread, infinite where they cannot tell.
     ``ess``: effective sample size, (sum w)^2 / sum w^2. ``rounds`` of importance sampling; ``stratified``: draws
-    spread evenly over the proposal's parts. ``residual_p``: p-value of the chi-square of the residual of
-    the best draw. ``snr``: optimal-filter SNR of the best draw. ``model``: name and hashes, as in the message.
+    spread evenly over the proposal's parts. ``residual_p``, ``peak_residual_p``: p-values of the chi-square
+    of what the best draw leaves over, in the window and around coalescence. ``snr``: optimal-filter SNR of the best
+    draw. ``model``: name and hashes, as in the message.
     """
 
     id: str
@@ -180,6 +181,7 @@ class Posterior:
     noise_freedom: float
     snr: float
     residual_p: float
+    peak_residual_p: float
     waveform: Waveform
     engine: str
     bucket: int

@@ -77,6 +77,7 @@ def posterior(of: Window, time: float = 0.75, log_bayes: float = 40.0, n: int = 
         "noise_freedom": np.inf,
         "snr": 12.0,
         "residual_p": 0.4,
+        "peak_residual_p": 0.4,
         "waveform": Waveform(median=wave, lower=wave - 0.3, upper=wave + 0.3),
         "engine": "fake",
         "bucket": 1,

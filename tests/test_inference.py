@@ -24,8 +24,11 @@ def gated(*windows: Window, by: Inference | None = None) -> tuple[Trigger, ...]:
     return (by or inference()).gate(Batch(windows, 4))
 
 
+P_VALUES = ("residual_p", "peak_residual_p")
+
+
 def same(one: Posterior, two: Posterior) -> bool:
-    scalars = ("id", "log_evidence", "log_bayes", "log_bayes_error", "ess", "max_weight", "snr", "residual_p")
+    scalars = ("id", "log_evidence", "log_bayes", "log_bayes_error", "ess", "max_weight", "snr", *P_VALUES)
     arrays = all(getattr(one, name).tobytes() == getattr(two, name).tobytes() for name in BYTES)
     bands = all(
         getattr(one.waveform, name).tobytes() == getattr(two.waveform, name).tobytes()

@@ -293,6 +293,7 @@ def suspicious() -> dict[str, Posterior]:
         "short PSD history": with_whitener(history=31.0, averages=30, state="ready"),
         "low effective sample size": posterior(window(), ess=99.0),
         "poor residual": posterior(window(), residual_p=5e-4),
+        "poor residual at the peak": posterior(window(), peak_residual_p=5e-3),
         "PSD drift": with_whitener(drift=0.71),
         "data quality unknown": posterior(window(dq=None)),
     }

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import chi2
 from threadpoolctl import threadpool_limits
 
 from gwstream.config import InferenceConfig
@@ -28,6 +27,7 @@ from gwstream.inference.likelihood import Templates
 from gwstream.inference.mixture import BOUNDED, Mixture
 from gwstream.inference.noise import Noise, noise_model
 from gwstream.inference.parameters import Anchor, decode, limits
+from gwstream.inference.residual import p_values
 from gwstream.prior import Prior
 from gwstream.records import Batch, Floats, Posterior, Trigger, Waveform, Whitener, Window
 
@@ -37,7 +37,6 @@ SCALE = 1e-22  # strain of the order of a detector's noise per sample
 KEPT_WHITENERS = 12
 BEST_OF = 64  # densest draws, among which the likeliest is looked for
 BAND_DRAWS = 300  # from which the waveform's band is read
-RESIDUAL_BAND = (20.0, 110.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +191,9 @@ class Inference:
         weights = found.weights
         likeliest = samples[np.argsort(found.log_target)[-BEST_OF:]]
         waveforms = proposed.templates.waveforms(likeliest)
-        loudest = waveforms[int(np.argmax(proposed.noise.log_ratio(window.samples, waveforms)))].astype(np.float64)
+        top = int(np.argmax(proposed.noise.log_ratio(window.samples, waveforms)))
+        loudest = waveforms[top].astype(np.float64)
+        residual_p, peak_residual_p = p_values(window.samples, proposed.templates, likeliest[top])
         return Posterior(
             id=self.identity(window),
             trigger=proposed.trigger,  # of this window alone: a batch's product rounds differently
@@ -207,7 +208,8 @@ class Inference:
             rounds=found.rounds,
             stratified=found.stratified,
             snr=float(window.samples @ loudest / math.sqrt(max(float(loudest @ loudest), 1e-30))),
-            residual_p=_residual_p(window.samples - loudest, window.rate),
+            residual_p=residual_p,
+            peak_residual_p=peak_residual_p,
             waveform=_band(proposed.templates, samples, weights, proposed.rng),
             engine=self.engine,
             bucket=bucket,
@@ -241,14 +243,6 @@ def _tag(model: Model, prior: Prior, likelihood: str) -> str:
     served = "" if prior == model.spec.prior else json.dumps(dataclasses.asdict(prior), sort_keys=True)
     served += "" if likelihood == "gaussian" else likelihood
     return hashlib.sha256(f"{model.hash}{model.conditioning_hash}{served}".encode()).hexdigest()[:12]
-
-
-def _residual_p(residual: Floats, rate: int) -> float:
-    """Chance that noise alone has as much power between 20 and 110 Hz as the residual of the best draw."""
-    f = np.fft.rfftfreq(len(residual), 1 / rate)
-    chosen = (f >= RESIDUAL_BAND[0]) & (f <= RESIDUAL_BAND[1])
-    power = 2 * float(np.sum(np.abs(np.fft.rfft(residual)[chosen]) ** 2)) / len(residual)
-    return float(chi2.sf(power, 2 * int(chosen.sum()) - 5))
 
 
 def _band(templates: Templates, samples: Floats, weights: Floats, rng: np.random.Generator) -> Waveform:

@@ -44,9 +44,10 @@ NOISES = {
 SHORT_HISTORY = "short PSD history"
 LOW_ESS = "low effective sample size"
 POOR_RESIDUAL = "poor residual"
+POOR_PEAK = "poor residual at the peak"
 DRIFT = "PSD drift"
 UNKNOWN_QUALITY = "data quality unknown"
-REASONS = (SHORT_HISTORY, LOW_ESS, POOR_RESIDUAL, DRIFT, UNKNOWN_QUALITY)
+REASONS = (SHORT_HISTORY, LOW_ESS, POOR_RESIDUAL, POOR_PEAK, DRIFT, UNKNOWN_QUALITY)
 
 
 def canonical(part: object) -> bytes:
@@ -65,6 +66,7 @@ def reasons(posterior: Posterior, config: SummaryConfig) -> tuple[str, ...]:
         SHORT_HISTORY: whitener.history >= config.short_history,
         LOW_ESS: posterior.ess >= config.low_ess and math.isfinite(posterior.log_bayes),
         POOR_RESIDUAL: posterior.residual_p >= config.low_residual_p,
+        POOR_PEAK: posterior.peak_residual_p >= config.low_peak_residual_p,
         DRIFT: whitener.drift <= config.high_drift,
         UNKNOWN_QUALITY: posterior.window.dq is not None,
     }
@@ -96,6 +98,7 @@ def part(posterior: Posterior, prior: Prior, config: SummaryConfig) -> dict[str,
         "log_evidence": number(posterior.log_evidence),
         "likelihood": likelihood,
         "residual_p": number(posterior.residual_p),
+        "peak_residual_p": number(posterior.peak_residual_p),
         "sampling": {
             "draws": len(posterior.samples),
             "ess": number(posterior.ess),

@@ -115,6 +115,7 @@ def _posterior() -> Schema:
             degrees_of_freedom=says(MAYBE, "of the Student-t; null: Gaussian"),
         ),
         residual_p=says(MAYBE, "p-value of the chi-square of what the best draw leaves over"),
+        peak_residual_p=says(MAYBE, "the same within 47 ms of coalescence: small where a glitch passes for a merger"),
         sampling=record(
             draws=COUNT,
             ess=says(MAYBE, "effective sample size, (sum w)^2 / sum w^2"),
