@@ -53,6 +53,13 @@ class Templates:
         begin = self._origin - whole
         return self._components[part, :, begin : begin + self.length]
 
+    def at(self, time: float) -> Singles:
+        """Real components (2 K, window) for any coalescence ``time``, s: what `waveforms` mixes."""
+        cell, part = divmod(time * SHIFTS * self.rate, 1.0)
+        weights = _lagrange(np.array([part]))[0].astype(np.float32)
+        nodes = [self.pieces(int(cell) - 1 + k) for k in range(STENCIL)]
+        return np.asarray(sum(weight * node for weight, node in zip(weights, nodes, strict=True)), np.float32)
+
     def stretch(self, part: int, first: int, last: int) -> Floats:
         """Real components (2 K, last - first + window): windows for whole-sample lags ``last`` down to ``first``."""
         piece = self._components[part, :, self._origin - last : self._origin - first + self.length]

@@ -1,93 +1,107 @@
 """The exact posterior of a window, by quadrature: the judge of every network.
 
-A grid over (ln chirp mass, mass ratio, coalescence time), pruned to where the likelihood maximised over amplitude and
-phase comes near its best and refined until it resolves that; at each node distance and phase are integrated
-numerically. Nothing is shared with the network or its weights but likelihood and prior.
+A grid over (chirp mass^(-5/3), mass ratio, coalescence time), shrunk to where the likelihood maximised over amplitude
+and phase comes near its best and refined until it resolves that; at each node distance and phase are integrated
+numerically. At one time every template is a mixture of the same 2 K components, so a node costs a quadratic form in
+their Gram matrix, not a waveform. Nothing is shared with the network or its weights but likelihood and prior.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from gwstream.inference.likelihood import Templates
 from gwstream.prior import Prior
 from gwstream.records import Floats
+from gwstream.training import amplitudes
 from gwstream.waveforms import component_masses
 
 DEPTH = 18.0  # nodes whose maximised ln likelihood ratio lies this far below the best carry nothing
-PHASES = 96
-DISTANCES = 48
-BLOCK = 4096
-COARSE, FINE = (160, 8, 103), (112, 56, 40)
-FINEST_TIME = 4e-4  # s: a sixth of the shortest period in the band
-CENTRE_HZ = 60.0  # within a cell the phase follows the time at about this frequency
+MISMATCH = 0.06  # of the best: what a node of a grid too coarse for a peak may miss of it
+LEVEL, ACROSS = 4.5, 9  # nodes wanted where the peak is 4.5 below its best: six standard deviations of a Gaussian
+COARSE = np.array([160, 8, 103])
+WIDEST = np.array([1e-4, 0.04, 1.2e-3])  # steps at most, whatever the peak: chirp mass^(-5/3), ratio, s
+MOST = np.array([200, 80, 300])  # nodes an axis at most
+PARTS = 8  # of a cell's edge, where the prior may cut it
+
+Booleans = NDArray[np.bool_]
+Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """``nodes`` (n, 3): ln chirp mass, ratio, time; ``steps`` (3,): the cell; ``log_mass`` (n,): ln posterior mass.
+    """Nodes of the posterior, their mass, and how to draw from them.
 
-    ``products`` (n, 5): d.P, d.S, P.P, P.S, S.S of the templates of phase 0 and a quarter period later at 1 Gpc.
+    ``nodes`` (n, 3): chirp mass^(-5/3), ratio, time; ``steps`` (3,): the cell; ``log_mass`` (n,): ln posterior mass;
+    ``products`` (n, 5): d.P, d.S, P.P, P.S, S.S of the templates of phase 0 and a quarter period later at 1 Gpc;
+    ``slopes`` (n, 3): of the likeliest phase (rad) along the axes; ``parts`` (m, PARTS^2): the prior within a cell of
+    the masses, of which node i has number ``cells[i]``.
     """
 
     nodes: Floats
     steps: Floats
     log_mass: Floats
     products: Floats
+    slopes: Floats
+    parts: Floats
+    cells: Indices
     log_bayes: float
     prior: Prior
 
     def draw(self, rng: Generator, n: int) -> Floats:
-        """(n, 5) draws in the order of `gwstream.records.PARAMETERS`; uniform within a cell."""
+        """(n, 5) draws in the order of `gwstream.records.PARAMETERS`; within a cell as the prior."""
         mass = np.exp(self.log_mass - self.log_mass.max())
-        chosen = np.searchsorted(np.cumsum(mass) / mass.sum(), rng.random(n)).clip(max=len(mass) - 1)
-        place = self.nodes[chosen] + (rng.random((n, 3)) - 0.5) * self.steps
-        ratio = np.clip(place[:, 1], self.prior.min_ratio, 1.0)
-        mass_1, mass_2 = component_masses(np.exp(place[:, 0]), ratio)
-        distance, phase = self._draw_amplitudes(chosen, rng)
-        phase = np.mod(phase + math.pi * CENTRE_HZ * (place[:, 2] - self.nodes[chosen, 2]), math.pi)
-        return np.column_stack([mass_1, mass_2, distance, np.clip(place[:, 2], *self.prior.time), phase])
+        positions = (np.arange(n) + rng.random(n)) / n
+        chosen = np.searchsorted(np.cumsum(mass) / mass.sum(), positions).clip(max=len(mass) - 1)
+        offsets = self._offsets(chosen, rng)
+        place = self.nodes[chosen] + offsets
+        mass_1, mass_2 = component_masses(place[:, 0] ** -0.6, place[:, 1])
+        distance, phase = amplitudes.draw(self.products[chosen], self.prior, rng)
+        phase = np.mod(phase + (offsets * self.slopes[chosen]).sum(1), math.pi)
+        x = np.column_stack([mass_1, mass_2, distance, place[:, 2], phase])
+        return np.asarray(x[rng.permutation(n)])
 
-    def _draw_amplitudes(
-        self, chosen: np.ndarray[tuple[int], np.dtype[np.intp]], rng: Generator
-    ) -> tuple[Floats, Floats]:
-        distance, phase = np.empty(len(chosen)), np.empty(len(chosen))
-        for low in range(0, len(chosen), BLOCK // 8):
-            rows = chosen[low : low + BLOCK // 8]
-            log_density, inverse, angle, width = _amplitude_table(self.products[rows], self.prior)
-            flat = np.exp(log_density - log_density.max(axis=(1, 2), keepdims=True)).reshape(len(rows), -1)
-            total = np.cumsum(flat, axis=1)
-            cell = (total < rng.random((len(rows), 1)) * total[:, -1:]).sum(axis=1)
-            at, turn = np.divmod(cell, PHASES)
-            row = np.arange(len(rows))
-            u = inverse[row, at] + (rng.random(len(rows)) - 0.5) * width[row]
-            distance[low : low + len(rows)] = np.clip(1 / np.maximum(u, 1e-9), *self.prior.distance)
-            phase[low : low + len(rows)] = np.mod(
-                angle[turn] + (rng.random(len(rows)) - 0.5) * math.pi / PHASES, math.pi
-            )
-        return distance, phase
+    def _offsets(self, chosen: Indices, rng: Generator) -> Floats:
+        """Where in their cells (n, 3): the masses in proportion to the prior, the time anywhere."""
+        total = np.cumsum(self.parts, axis=1)[self.cells[chosen]]
+        part = (total < rng.random((len(chosen), 1)) * total[:, -1:]).sum(axis=1)
+        middle = (np.stack(np.divmod(part, PARTS), axis=1) + 0.5) / PARTS - 0.5
+        place = middle + (rng.random((len(chosen), 2)) - 0.5) / PARTS
+        moved = self.nodes[chosen, :2] + place * self.steps[:2]
+        outside = _density(moved, self.prior) == 0  # by a piece of a part: back to its middle
+        place[outside] = middle[outside]
+        return np.asarray(np.column_stack([place, rng.random(len(chosen)) - 0.5]) * self.steps)
 
 
-def exact(window: Floats, templates: Templates, prior: Prior) -> Exact:
-    """Posterior over the prior of one window (n,) with the templates of its whitener; 1 to 10 s."""
+def exact(window: Floats, templates: Templates, prior: Prior, *, resolution: float = 1.0) -> Exact:
+    """Posterior over the prior of one window (n,) with the templates of its whitener; about a second.
+
+    ``resolution``: nodes per length along every axis, relative to the default.
+    """
     low_chirp, high_chirp = prior.chirp_mass
-    box = np.array([[math.log(low_chirp), math.log(high_chirp)], [prior.min_ratio, 1.0], list(prior.time)])
-    counts, refined = COARSE, False
+    least_ratio = max(prior.min_ratio, prior.mass[0] / prior.mass[1])
+    box = np.array([[high_chirp ** (-5 / 3), low_chirp ** (-5 / 3)], [least_ratio, 1.0], list(prior.time)])
+    counts = COARSE
     while True:
-        axes = [_middles(edge, count) for edge, count in zip(box, counts, strict=True)]
-        profile, products = _scan(window, templates, axes)
-        near = profile > profile.max() - DEPTH
-        smaller = _shrunk(box, axes, near)
-        resolved = np.all((box[:, 1] - box[:, 0]) < 1.3 * (smaller[:, 1] - smaller[:, 0]))
-        if resolved and refined:
-            break
-        times = math.ceil((smaller[2, 1] - smaller[2, 0]) / FINEST_TIME)
-        box, counts, refined = smaller, (*FINE[:2], max(FINE[2], times)), True
-    return _integrate(axes, near, products, prior)
+        axes = [_middles(edge, int(count)) for edge, count in zip(box, counts, strict=True)]
+        scan = _scan(window, templates, axes, prior)
+        across = _across(scan.profile)
+        steps = (box[:, 1] - box[:, 0]) / counts
+        wanted = np.minimum(steps * np.clip(across / (ACROSS * resolution), 0.1, 1.0), WIDEST / resolution)
+        slack = MISMATCH * scan.profile.max() if across.min() < ACROSS / 2 else 0.0
+        smaller = _shrunk(box, axes, scan.profile > scan.profile.max() - DEPTH - slack)
+        sides = smaller[:, 1] - smaller[:, 0]
+        # what is wanted is judged from few nodes: a little more, so that the next look is content
+        finer = np.ceil(sides / np.where(steps > wanted, wanted / 1.15, steps)).astype(np.intp)
+        finer = np.minimum(np.maximum(finer, 6), (MOST * resolution).astype(np.intp))
+        if np.all((steps <= 1.01 * wanted) | (sides / finer > 0.95 * steps)):
+            return _integrate(axes, scan, prior)
+        box, counts = smaller, finer
 
 
 def _middles(edge: Floats, count: int) -> Floats:
@@ -95,28 +109,53 @@ def _middles(edge: Floats, count: int) -> Floats:
     return np.asarray(edge[0] + (edge[1] - edge[0]) * (np.arange(count) + 0.5) / count)
 
 
-def _scan(window: Floats, templates: Templates, axes: list[Floats]) -> tuple[Floats, Floats]:
-    """Maximised ln likelihood ratio (a, b, c) and the five products (a, b, c, 5) on a grid."""
-    chirp, ratio = np.meshgrid(np.exp(axes[0]), axes[1], indexing="ij")
-    mass_1, mass_2 = component_masses(chirp.ravel(), ratio.ravel())
-    products = np.empty((len(axes[2]), mass_1.size, 5))
-    x = np.column_stack([mass_1, mass_2, np.ones_like(mass_1), np.zeros_like(mass_1), np.zeros_like(mass_1)])
-    quarter = x.copy()
-    quarter[:, 4] = math.pi / 4
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """On a grid (a, b, c): ln likelihood ratio maximised, -inf outside the prior; products (a, b, c, 5).
+
+    ``parts`` (a, b, PARTS^2): density of the prior within the cells.
+    """
+
+    profile: Floats
+    products: Floats
+    parts: Floats
+
+
+def _scan(window: Floats, templates: Templates, axes: list[Floats], prior: Prior) -> _Scan:
+    nodes = np.stack(np.meshgrid(axes[0], axes[1], indexing="ij"), axis=-1).reshape(-1, 2)
+    parts = _parts(nodes, np.array([axis[1] - axis[0] for axis in axes[:2]]), prior)
+    inside = np.flatnonzero(parts.any(axis=1))
+    c = templates.bank.coefficients(*component_masses(nodes[inside, 0] ** -0.6, nodes[inside, 1]))
+    scale = np.abs(templates.at(float(axes[2][0]))).max()  # components are of the order 1e22, coefficients 1e-22
+    mix = [np.hstack([part.real, part.imag]).astype(np.float32) for part in (c * scale, 1j * c * scale)]
+    products = np.zeros((len(nodes), len(axes[2]), 5))
     for k, time in enumerate(axes[2]):
-        x[:, 3] = quarter[:, 3] = time
-        p, s = (templates.waveforms(values).astype(np.float64) for values in (x, quarter))
-        products[k, :, 0], products[k, :, 1] = p @ window, s @ window
-        products[k, :, 2], products[k, :, 4] = np.einsum("sn,sn->s", p, p), np.einsum("sn,sn->s", s, s)
-        products[k, :, 3] = np.einsum("sn,sn->s", p, s)
-    a, b, pp, ps, ss = np.moveaxis(products, -1, 0)
-    profile = 0.5 * (a**2 * ss - 2 * a * b * ps + b**2 * pp) / (pp * ss - ps**2)
-    shape = (len(axes[2]), len(axes[0]), len(axes[1]))
-    grid = np.moveaxis(products.reshape(*shape, 5), 0, 2)
-    return np.moveaxis(profile.reshape(shape), 0, 2), grid
+        pieces = templates.at(float(time)) / scale
+        gram = pieces @ pieces.T
+        first, second = mix[0] @ gram, mix[1] @ gram
+        data = pieces.astype(np.float64) @ window
+        rows = ((first, mix[0]), (first, mix[1]), (second, mix[1]))
+        inner = [np.einsum("sk,sk->s", left, right) for left, right in rows]
+        products[inside, k] = np.stack([mix[0] @ data, mix[1] @ data, *inner], axis=1)
+    profile = np.full(products.shape[:2], -np.inf)
+    profile[inside] = amplitudes.profile(products[inside])
+    shape = tuple(len(axis) for axis in axes)
+    return _Scan(profile.reshape(shape), products.reshape(*shape, 5), parts.reshape(*shape[:2], -1))
 
 
-def _shrunk(box: Floats, axes: list[Floats], near: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Floats:
+def _across(profile: Floats) -> Floats:
+    """Nodes across the peak (3,), at `LEVEL` below it along each axis; infinite where the peak spans the whole axis."""
+    best = np.unravel_index(int(np.argmax(profile)), profile.shape)
+    out = np.empty(3)
+    for axis in range(3):
+        line = profile[tuple(slice(None) if k == axis else int(best[k]) for k in range(3))]
+        beyond = np.flatnonzero((line <= line.max() - LEVEL) & np.isfinite(line)) - int(best[axis])
+        sides = [int(np.abs(side).min()) for side in (beyond[beyond < 0], beyond[beyond > 0]) if len(side)]
+        out[axis] = 2 * max(sides) - 1 if sides else math.inf
+    return out
+
+
+def _shrunk(box: Floats, axes: list[Floats], near: Booleans) -> Floats:
     """The box around the nodes that matter, one cell wider on each side, within the old one."""
     out = box.copy()
     for axis in range(3):
@@ -127,52 +166,50 @@ def _shrunk(box: Floats, axes: list[Floats], near: np.ndarray[tuple[int, ...], n
     return out
 
 
-def _integrate(
-    axes: list[Floats], near: np.ndarray[tuple[int, ...], np.dtype[np.bool_]], products: Floats, prior: Prior
-) -> Exact:
+def _integrate(axes: list[Floats], scan: _Scan, prior: Prior) -> Exact:
     """Masses of the nodes that matter: distance and phase integrated, prior and Jacobian of the masses applied."""
-    index = np.argwhere(near)
-    nodes = np.column_stack([axes[k][index[:, k]] for k in range(3)])
+    index = np.argwhere(scan.profile > scan.profile.max() - DEPTH)
+    chosen = tuple(index.T)
     steps = np.array([axis[1] - axis[0] for axis in axes])
-    kept = products[near]
-    log_mass = np.empty(len(kept))
-    for low in range(0, len(kept), BLOCK):
-        table, *_ = _amplitude_table(kept[low : low + BLOCK], prior)
-        top = table.max(axis=(1, 2))
-        total = np.exp(table - top[:, None, None]).sum(axis=(1, 2))
-        log_mass[low : low + BLOCK] = top + np.log(total / PHASES)
-    mass_1, mass_2 = component_masses(np.exp(nodes[:, 0]), nodes[:, 1])
-    flat = replace(prior, distance_density="uniform")
-    x = np.column_stack([mass_1, mass_2, np.full(len(nodes), prior.distance[1]), nodes[:, 2], np.zeros(len(nodes))])
-    # dm1 dm2 = m1^2 dlnMc dq; distance and phase have been integrated, so their densities are taken out
-    log_mass += flat.log_density(x) + math.log(math.pi * (prior.distance[1] - prior.distance[0]))
-    log_mass += 2 * np.log(mass_1) + np.log(steps).sum()
-    inside = np.isfinite(log_mass)
-    log_mass = log_mass[inside]
-    log_bayes = float(np.log(np.exp(log_mass - log_mass.max()).sum()) + log_mass.max())
-    return Exact(nodes[inside], steps, log_mass, kept[inside], log_bayes, prior)
+    masses, cells = np.unique(index[:, 0] * len(axes[1]) + index[:, 1], return_inverse=True)
+    parts = scan.parts.reshape(-1, PARTS**2)[masses]
+    log_mass = amplitudes.log_mass(scan.products[chosen], prior) + np.log(parts.mean(axis=1))[cells]
+    log_mass += np.log(steps).sum()
+    return Exact(
+        nodes=np.column_stack([axes[k][index[:, k]] for k in range(3)]),
+        steps=steps,
+        log_mass=log_mass,
+        products=scan.products[chosen],
+        slopes=_slopes(scan.products, steps)[chosen],
+        parts=parts,
+        cells=cells,
+        log_bayes=float(np.log(np.exp(log_mass - log_mass.max()).sum()) + log_mass.max()),
+        prior=prior,
+    )
 
 
-def _amplitude_table(products: Floats, prior: Prior) -> tuple[Floats, Floats, Floats, Floats]:
-    """ln of likelihood ratio times the prior's share of a cell on nodes of 1/D and phase, (n, DISTANCES, PHASES).
+def _slopes(products: Floats, steps: Floats) -> Floats:
+    """Slopes (a, b, c, 3) of the likeliest phase on the axes, from its steps between neighbours."""
+    z = products[..., 0] + 1j * products[..., 1]
+    out = np.zeros((*z.shape, 3))
+    for axis in range(3):
+        values, slope = np.moveaxis(z, axis, 0), np.moveaxis(out[..., axis], axis, 0)
+        step = np.angle(values[1:] * np.conj(values[:-1])) / (2 * steps[axis])
+        slope[0], slope[-1] = step[0], step[-1]
+        slope[1:-1] = 0.5 * (step[1:] + step[:-1])
+    return out
 
-    With it the nodes 1/D (n, DISTANCES), the phases (PHASES,) and the spacing of 1/D (n,).
-    """
-    a, b, pp, ps, ss = (products[:, k, None] for k in range(5))
-    angle = (np.arange(PHASES) + 0.5) * math.pi / PHASES
-    cosine, sine = np.cos(2 * angle), np.sin(2 * angle)
-    linear = a * cosine + b * sine
-    square = pp * cosine**2 + 2 * ps * cosine * sine + ss * sine**2
-    best = np.max(linear / np.sqrt(square), axis=1)
-    scale = 1 / np.sqrt(np.mean(square, axis=1))
-    low, high = 1 / prior.distance[1], 1 / prior.distance[0]
-    begin = np.clip((best - 6.5) * scale * 0.9, low, high)
-    end = np.clip((best + 6.5) * scale * 1.1, low, high)
-    begin, end = np.where(end - begin < 1e-6, np.maximum(low, end - 1e-3), begin), np.maximum(end, begin + 1e-6)
-    width = (end - begin) / DISTANCES
-    inverse = begin[:, None] + width[:, None] * (np.arange(DISTANCES) + 0.5)
-    u = inverse[:, :, None]
-    inner, outer = inverse + 0.5 * width[:, None], np.maximum(inverse - 0.5 * width[:, None], 1e-9)
-    share = prior.distance_below(1 / outer) - prior.distance_below(1 / inner)
-    table = u * linear[:, None] - 0.5 * u**2 * square[:, None] + np.log(np.maximum(share, 1e-300))[:, :, None]
-    return table, inverse, angle, width
+
+def _parts(nodes: Floats, steps: Floats, prior: Prior) -> Floats:
+    """Density of the prior in parts of the cells (n, PARTS^2) around nodes (n, 2)."""
+    place = (np.arange(PARTS) + 0.5) / PARTS - 0.5
+    offsets = np.stack(np.meshgrid(place, place, indexing="ij"), axis=-1).reshape(-1, 2) * steps
+    return _density((nodes[:, None] + offsets).reshape(-1, 2), prior).reshape(len(nodes), -1)
+
+
+def _density(nodes: Floats, prior: Prior) -> Floats:
+    """Of masses uniform where they are allowed, as (n,) in (chirp mass^(-5/3), ratio): dm1 dm2 = m1^2 dlnMc dq."""
+    mass_1, mass_2 = component_masses(nodes[:, 0] ** -0.6, nodes[:, 1])
+    inside = (mass_1 <= prior.mass[1]) & (mass_2 >= prior.mass[0])
+    inside &= (nodes[:, 1] <= 1) & (nodes[:, 1] >= prior.min_ratio)
+    return np.where(inside, 0.6 * mass_1**2 / nodes[:, 0], 0.0)
