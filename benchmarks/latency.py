@@ -141,7 +141,7 @@ def subscribe(port: int) -> None:
     client.on_subscribe = on_subscribe
     client.on_message = on_message
     client.connect("127.0.0.1", port)
-    client.subscribe("gwstream/+/event", qos=1)
+    client.subscribe([(f"gwstream/{name}/event", 1) for name in DETECTORS])
     client.loop_forever()
 
 

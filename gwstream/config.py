@@ -93,6 +93,16 @@ class InferenceConfig(Section):
     )
 
 
+class NetworkConfig(Section):
+    """When events of several detectors become one network event."""
+
+    enabled: bool = True
+    sigmas: float = Field(3.0, gt=0, le=10, description="deviations by which times and chirp masses may differ")
+    wait: float = Field(
+        1.0, gt=0, le=60, description="s behind the first event of its members after which a network event is late"
+    )
+
+
 class SummaryConfig(Section):
     """How windows of one signal become one event."""
 
@@ -105,6 +115,7 @@ class SummaryConfig(Section):
     low_residual_p: float = Field(1e-3, ge=0, le=1)
     low_peak_residual_p: float = Field(1e-2, ge=0, le=1)
     high_drift: float = Field(0.7, gt=0)
+    network: NetworkConfig = NetworkConfig()
 
 
 class PublishConfig(Section):

@@ -48,6 +48,8 @@ class Metrics:
         self._detectors()
         for stage in STAGES:
             self._stage.labels(stage)
+        for quality in ("good", "suspect", "withdrawn"):
+            self._child(self._network, quality)
         for detector in detectors:
             self._announce(detector)
 
@@ -110,6 +112,9 @@ class Metrics:
             "gwstream_posteriors_total", "Posteriors by verdict.", ["detector", "quality"], registry=r
         )
         self._events = Counter("gwstream_events_total", "Events told, updates included.", one, registry=r)
+        self._network = Counter(
+            "gwstream_network_events_total", "Network events told, updates included.", ["quality"], registry=r
+        )
         self._published = Counter(
             "gwstream_published_total", "Messages the broker acknowledged.", ["detector", "kind"], registry=r
         )
@@ -189,9 +194,14 @@ class Metrics:
         summary = outgoing.summary
         if summary.kind == "event":
             self._child(self._events, summary.detector).inc()
-        else:
-            verdict = json.loads(summary.posterior)["quality"]["verdict"]
+            return
+        verdict = json.loads(summary.posterior)["quality"]["verdict"]
+        if summary.kind == "posterior":
             self._child(self._posteriors, summary.detector, verdict).inc()
+        elif summary.event is not None and summary.event["state"] == "withdrawn":
+            self._child(self._network, "withdrawn").inc()
+        else:
+            self._child(self._network, verdict).inc()
 
     def _whitener(self, detector: str, whitener: Whitener | None, age: float | None = None) -> None:
         """State of the PSD; ``age``: s from its end to the last window, None: no news."""
@@ -216,8 +226,9 @@ class Metrics:
         """A message was acknowledged (`gwstream.publish.Observer`)."""
         summary = delivered.outgoing.summary
         self._child(self._published, summary.detector, summary.kind).inc()
-        self._child(self._latency, summary.detector).observe(delivered.latency)
-        self._child(self._since, summary.detector).set(delivered.delivery["since_coalescence"])
+        if summary.kind != "network":  # it goes with the event of a member, and is as late as that
+            self._child(self._latency, summary.detector).observe(delivered.latency)
+            self._child(self._since, summary.detector).set(delivered.delivery["since_coalescence"])
         self.stage("publish", delivered.delivery["latency"]["publish"])
 
     def connection(self, up: bool, reason: str) -> None:

@@ -194,14 +194,14 @@ class Posterior:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What subscribers are told of a posterior, and nothing that depends on when or how often it is sent.
+    """What subscribers are told of a posterior or network event, and nothing that depends on when or how often.
 
-    ``posterior``: canonical JSON (sorted keys, no spaces), the message part whose ``sha256`` is stated in the message.
-    ``event``: for kind "event" the cluster's own fields, as a mapping fit for JSON; None for kind "posterior".
-    ``gps_ns``: median coalescence time.
+    ``posterior``: canonical JSON (sorted keys, no spaces), the message part whose ``sha256`` is stated in the message;
+    for kind "network" the part ``network``, and ``detector`` is "network". ``event``: the event's own fields, as a
+    mapping fit for JSON; None for kind "posterior". ``gps_ns``: median coalescence time.
     """
 
-    kind: Literal["posterior", "event"]
+    kind: Literal["posterior", "event", "network"]
     detector: str
     id: str
     gps_ns: int
@@ -217,13 +217,15 @@ class Outgoing:
     ``arrived``: ``time.monotonic_ns()`` at which the frame that completed the window became visible. ``marks``: pairs
     of step ("source", "conditioning_queue", "conditioning", "batching", "inference_queue", "inference", "summary") and
     the ``time.monotonic_ns()`` at its end, in order; each step lasts from the mark before it.
-    ``data_end_ns``: GPS ns of the last sample needed.
+    ``data_end_ns``: GPS ns of the last sample needed. ``first_event``: of a network event, ``time.monotonic_ns()`` at
+    which the first of its members' events was made; 0: of anything else.
     """
 
     summary: Summary
     arrived: int
     marks: tuple[tuple[str, int], ...]
     data_end_ns: int
+    first_event: int = 0
 
 
 class Tally(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,24 @@ def check(path: Path, config: Config) -> None:
         ("  masses", f"{prior.mass[0]:g} to {prior.mass[1]:g} Msun at the detector, ratio from {prior.min_ratio:g}"),
         ("  distance", f"{prior.distance[0]:g} to {prior.distance[1]:g} Gpc, effective, uniform{in_volume}"),
         ("inference", f"gate at SNR {config.inference.gate_snr:g}, {config.inference.draws} draws a posterior"),
+        ("network", network(config)),
         ("publish", f"MQTT v5 to {publish.host}:{publish.port}, topics {publish.prefix}/# (not tried)"),
         ("page, metrics", f"http://{http.host}:{http.port}/" if http.enabled else "off"),
     ]
     print(f"{path}: good")
     for label, meaning in rows:
         print(f"{label:<15}{meaning}")
+
+
+def network(config: Config) -> str:
+    """Between which detectors events may agree, with ms of light travel."""
+    from gwstream.summary.coincidence import light_travel
+
+    pairs = list(combinations(config.source.detectors, 2))
+    if not config.summary.network.enabled or not pairs:
+        return "off" if pairs else "one detector has none"
+    between = light_travel()
+    return ", ".join(f"{one}-{other} {1e3 * between(one, other):.1f} ms" for one, other in pairs) + " of light apart"
 
 
 def strain(config: Config, name: str) -> str:

@@ -223,8 +223,18 @@ def test_check_config_says_what_it_means(config_file: Path) -> None:
     config_file.write_text(config_file.read_text(encoding="utf-8") + more, encoding="utf-8")
     done = gwstream("check-config", str(config_file))
     assert done.returncode == 0, done.stderr
-    for part in ("good", str(config_file.parent / "frames"), "bbh-1det", "127.0.0.1:1883"):
+    for part in ("good", str(config_file.parent / "frames"), "bbh-1det", "127.0.0.1:1883", "one detector has none"):
         assert part in done.stdout
+
+
+def test_check_config_says_how_far_detectors_are_apart() -> None:
+    def said(detectors: tuple[str, ...], **network: object) -> str:
+        table = {"kind": "simulated", "detectors": {name: {} for name in detectors}}
+        return settings.network(Config.model_validate({"source": table, "summary": {"network": network}}))
+
+    assert said(("H1", "L1")) == "H1-L1 10.0 ms of light apart"
+    assert "H1-Y9 42.6 ms" in said(("H1", "L1", "Y9"))  # nobody knows where that is
+    assert said(("H1", "L1"), enabled=False) == "off"
 
 
 def test_replay_prints_gw150914() -> None:

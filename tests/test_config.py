@@ -41,11 +41,11 @@ def documented() -> dict[str, set[str]]:
     return found
 
 
-def sections() -> Iterator[tuple[str, type[BaseModel]]]:
-    for name, field in Config.model_fields.items():
-        assert isinstance(field.annotation, type)
-        assert issubclass(field.annotation, Section)
-        yield name, field.annotation
+def sections(of: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    for name, field in of.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield prefix + name, field.annotation
+            yield from sections(field.annotation, f"{prefix}{name}.")
 
 
 def test_example_loads() -> None:
@@ -58,7 +58,8 @@ def test_example_names_every_setting() -> None:
     keys = documented()
     everywhere = set().union(*keys.values())
     for name, section in sections():
-        wanted = set(section.model_fields) - {"detectors"}
+        inner = {key.removeprefix(f"{name}.") for key, _ in sections() if key.startswith(f"{name}.")}
+        wanted = set(section.model_fields) - {"detectors"} - inner
         assert wanted <= (everywhere if name == "source" else keys[name]), name
     assert set(Detector.model_fields) <= everywhere
 

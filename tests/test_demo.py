@@ -20,6 +20,7 @@ from gwstream.config import SummaryConfig
 from gwstream.demo import child, pictures, watch
 from gwstream.errors import GwstreamError
 from gwstream.prior import Prior
+from gwstream.publish import message
 from gwstream.records import Posterior
 from gwstream.source import recording
 from gwstream.summary import Summarizer
@@ -32,22 +33,16 @@ def messages(*posteriors: Posterior) -> list[dict[str, Any]]:
     summarizer = Summarizer(SummaryConfig(), Prior())
     out = []
     for posterior in posteriors:
-        for summary in summarizer.add(posterior):
-            message = {
-                "schema": f"gwstream.{summary.kind}/1",
-                "posterior": json.loads(summary.posterior),
-                "sha256": summary.sha256,
-                "delivery": {"latency": {"total": 0.0425}},
-            }
-            out.append(message | ({"event": dict(summary.event)} if summary.event is not None else {}))
+        told = summarizer.add(posterior)
+        out += [json.loads(message.compose(one, {"latency": {"total": 0.0425}})) for one in told]
     return out
 
 
 def printed(*posteriors: Posterior) -> tuple[str, watch.Seen]:
     seen = watch.Seen()
     console = Console(file=io.StringIO(), width=100)
-    for message in messages(*posteriors):
-        watch.take(message, console, seen)
+    for one in messages(*posteriors):
+        watch.take(one, console, seen)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue(), seen
 
@@ -105,6 +100,19 @@ def test_superseded_events_are_forgotten() -> None:
     best = seen.best("H1", gps_ns + 1)
     assert best is not None
     assert best["posterior"]["id"] == second.id
+
+
+def test_detectors_that_agree_are_one_line_and_may_part_again() -> None:
+    both = [fakes.posterior(fakes.window(4, name)) for name in ("H1", "L1")]
+    text, seen = printed(*both)
+    assert "network event found in H1 and L1: SNR 17.0, chirp mass" in text
+    (standing,) = seen.networks.values()
+    assert {one["posterior"] for one in standing["network"]["members"]} == {one.id for one in both}
+    assert {one["posterior"]["id"] for one in seen.events.values()} == {one.id for one in both}
+    better = fakes.posterior(fakes.window(5, "L1"), time=0.75, log_bayes=80.0)  # 62.5 ms later
+    text, seen = printed(*both, better)
+    assert "network event withdrawn in H1 and L1" in text
+    assert seen.networks == {}
 
 
 def test_pictures(tmp_path: Path) -> None:
@@ -183,6 +191,10 @@ def test_demo_finds_gw150914(tmp_path: Path) -> None:
         assert chirp["p5"] < 31.0 < chirp["p95"]
         assert message["posterior"]["snr"] > {"H1": 13, "L1": 9}[detector]
     assert "http://127.0.0.1:" in done.stdout
+    together = json.loads((tmp_path / "GW150914-network.json").read_text(encoding="utf-8"))["network"]
+    assert [one["detector"] for one in together["members"]] == ["H1", "L1"]
+    assert together["snr"] == pytest.approx(17.4, abs=0.3)
+    assert f"network event found in H1 and L1: SNR {together['snr']:.1f}, chirp mass" in done.stdout
     found = [line for line in done.stdout.splitlines() if line.startswith("event found")]
     assert len(found) == 2
     for line in found:

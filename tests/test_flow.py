@@ -199,10 +199,14 @@ def test_every_message_is_valid(live: list[Received]) -> None:
     for one in live:
         check.validate(one.body)
         kind = one.topic.rsplit("/", 1)[1]
-        assert one.body["schema"] == f"gwstream.{kind}/1"
+        name = "network_event" if one.topic == "gwstream/network/event" else kind
+        assert one.body["schema"] == f"gwstream.{name}/1"
         assert one.content_type == "application/json"
         assert one.user["schema"] == one.body["schema"]
-        if kind != "status":
+        if name == "network_event":
+            assert one.expiry is not None
+            assert hashlib.sha256(canonical(one.body["network"])).hexdigest() == one.body["sha256"]
+        elif kind != "status":
             assert one.topic == f"gwstream/{one.body['posterior']['detector']}/{kind}"
             assert one.user["model_version"] == one.body["posterior"]["model"]["version"]
             assert one.expiry is not None
@@ -213,7 +217,7 @@ def test_every_message_is_valid(live: list[Received]) -> None:
 
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_gw150914_is_the_only_event(live: list[Received], detector: str) -> None:
-    told = [one.body for one in of_kind(live, "event") if one.body["posterior"]["detector"] == detector]
+    told = [one.body for one in live if one.topic == f"gwstream/{detector}/event"]
     replaced = {name for body in told for name in body["event"]["supersedes"]}
     standing = [body["posterior"] for body in told if body["event"]["id"] not in replaced]
     assert len(standing) == 1
@@ -228,6 +232,31 @@ def test_gw150914_is_the_only_event(live: list[Received], detector: str) -> None
     assert not found["simulated"]
 
 
+def test_both_detectors_make_one_network_event(live: list[Received]) -> None:
+    told = [one.body for one in live if one.topic == "gwstream/network/event"]
+    replaced = {name for body in told for name in body["event"]["supersedes"]}
+    (standing,) = [body for body in told if body["event"]["id"] not in replaced]
+    assert {body["event"]["state"] for body in told} == {"standing"}
+    found = standing["network"]
+    assert [one["detector"] for one in found["members"]] == list(DETECTORS)
+    singles = {one.body["event"]["id"]: one.body for one in of_kind(live, "event") if "posterior" in one.body}
+    last = {name: [k for k, b in singles.items() if b["posterior"]["detector"] == name][-1] for name in DETECTORS}
+    assert [one["event"] for one in found["members"]] == [last[name] for name in DETECTORS]
+    assert set(last.values()) <= set(standing["event"]["supersedes"])
+    parts = [singles[last[name]]["posterior"] for name in DETECTORS]
+    assert found["snr"] == pytest.approx(sum(part["snr"] ** 2 for part in parts) ** 0.5, rel=1e-6)
+    assert found["snr"] == pytest.approx(17.4, abs=0.3)
+    assert found["log_bayes"] == pytest.approx(sum(part["log_bayes"] for part in parts), rel=1e-6)
+    chirp = found["chirp_mass"]
+    assert chirp["p5"] < 31.0 < chirp["p95"]
+    assert chirp["p95"] - chirp["p5"] < 3.0  # H1 alone: 3.3
+    (pair,) = found["pairs"]
+    assert pair["delay"] == pytest.approx(-0.0069, abs=0.002)  # L1 first
+    assert found["quality"] == {"verdict": "suspect", "reasons": ["fewer than two good members"]}  # short history
+    for body in told:
+        assert body["delivery"]["since_first_event"] < 1.0  # wait
+
+
 def test_latencies_add_up(live: list[Received]) -> None:
     messages = [one.body["delivery"] for one in live if "delivery" in one.body]
     assert messages
@@ -237,7 +266,7 @@ def test_latencies_add_up(live: list[Received]) -> None:
         assert sum(steps.values()) == pytest.approx(total, abs=1e-3)
         assert min(steps.values()) >= 0
         assert 0 < total < 60
-    for name in DETECTORS:
+    for name in (*DETECTORS, "network"):
         sequences = [b.body["delivery"]["sequence"] for b in live if b.topic.startswith(f"gwstream/{name}/")]
         assert sorted(sequences) == list(range(len(sequences)))
 
@@ -277,7 +306,7 @@ async def whole() -> AsyncIterator[Whole]:
 
 
 async def posteriors(model: Model, config: Config, source: Any) -> dict[str, bytes]:
-    """Posterior parts by id, through the pipeline in this process."""
+    """Posterior parts by id, and those of network events that stand, through the pipeline in this process."""
     publisher = Capture()
     async with source as opened:
         parts = Parts(
@@ -289,7 +318,12 @@ async def posteriors(model: Model, config: Config, source: Any) -> dict[str, byt
             publisher=publisher,
         )
         await run(parts, asyncio.Event())
-    return {one.summary.id: one.summary.posterior for one in publisher.sent if one.summary.kind == "posterior"}
+    told = {one.summary.id: one.summary.posterior for one in publisher.sent if one.summary.kind == "posterior"}
+    for summary in (one.summary for one in publisher.sent if one.summary.kind == "network"):
+        assert summary.event is not None
+        told = {name: part for name, part in told.items() if name not in summary.event["supersedes"]}
+        told[summary.id] = summary.posterior
+    return told
 
 
 @pytest.fixture(scope="module")
@@ -317,10 +351,14 @@ def at_once(model: Model) -> dict[str, bytes]:
 
 
 def test_replay_and_one_array_give_the_same_bytes(replayed: dict[str, bytes], at_once: dict[str, bytes]) -> None:
-    assert len(replayed) >= 4
+    assert len(replayed) >= 5
+    assert [name[:6] for name in replayed if name.startswith("N-")] == ["N-H1L1"]
     assert replayed == at_once
 
 
 def test_the_daemon_gives_the_same_bytes(live: list[Received], replayed: dict[str, bytes]) -> None:
     on_the_wire = {one.body["posterior"]["id"]: canonical(one.body["posterior"]) for one in of_kind(live, "posterior")}
+    for body in (one.body for one in live if one.topic == "gwstream/network/event"):
+        on_the_wire = {name: part for name, part in on_the_wire.items() if name not in body["event"]["supersedes"]}
+        on_the_wire[body["event"]["id"]] = canonical(body["network"])
     assert on_the_wire == replayed

@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 
 import fakes
 import pytest
@@ -61,6 +62,13 @@ def busy(detectors: tuple[str, ...] = ("H1", "L1")) -> Metrics:
             metrics.delivered(Delivered(outgoing=out, delivery=part, latency=0.091))
         for number in range(2 * REASONS):
             metrics.tally("source", f"reason_{number}", detector)
+    out = outgoing(0, detectors[0], "network")
+    assert out.summary.event is not None
+    for state in ("standing", "withdrawn"):
+        out = replace(out, summary=replace(out.summary, event={**out.summary.event, "state": state}))
+        metrics.outgoing(out, fakes.window(0, detectors[0]))
+        part = message.delivery(out, sequence=0, attempt=1, monotonic_ns=out.arrived + 90_000_000, gps_ns=NOW)
+        metrics.delivered(Delivered(outgoing=out, delivery=part, latency=0.091))
     return metrics
 
 
@@ -76,10 +84,14 @@ def test_values_are_those_that_were_told() -> None:
     assert value(metrics, "gwstream_triggers_total", detector="H1") == 4
     assert value(metrics, "gwstream_events_total", detector="H1") == 1
     assert value(metrics, "gwstream_published_total", detector="H1", kind="event") == 1
+    assert value(metrics, "gwstream_network_events_total", quality="good") == 1
+    assert value(metrics, "gwstream_network_events_total", quality="withdrawn") == 1
+    assert value(metrics, "gwstream_network_events_total", quality="suspect") == 0
+    assert value(metrics, "gwstream_published_total", detector="network", kind="network") == 2
     assert value(metrics, "gwstream_queue_depth", stage="publish") == 7
     assert value(metrics, "gwstream_broker_connected") == 0
     assert value(metrics, "gwstream_broker_connections_total") == 1
-    assert value(metrics, "gwstream_stage_seconds_count", stage="publish") == 1 + 4
+    assert value(metrics, "gwstream_stage_seconds_count", stage="publish") == 1 + 4 + 2
     assert value(metrics, "gwstream_latency_seconds_sum", detector="H1") == pytest.approx(0.182)
     assert value(metrics, "gwstream_since_coalescence_seconds", detector="H1") == pytest.approx(1.0)
     assert value(metrics, "gwstream_posteriors_total", detector="H1", quality="good") == 1

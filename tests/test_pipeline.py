@@ -261,6 +261,44 @@ async def test_a_posterior_is_handed_on_before_the_next_is_made() -> None:
     assert np.diff(times).min() > 0.04
 
 
+async def test_detectors_that_agree_are_told_together_after_their_own_messages() -> None:
+    noted: list[tuple[str, ...]] = []
+    source = FakeSource({name: [strain(0, name)] for name in ("H1", "L1")}, live=True)
+    publisher = await finish(parts(source, inference=FakeInference({3: 0.76}), tally=lambda *one: noted.append(one)))
+    told = [(one.summary.detector, one.summary.kind) for one in publisher.sent]
+    assert told == [("H1", "posterior"), ("H1", "event"), ("L1", "posterior"), ("L1", "event"), ("network", "network")]
+    first, second, both = (publisher.sent[k] for k in (1, 3, 4))
+    assert both.summary.event is not None
+    assert both.summary.event["supersedes"] == [first.summary.id, second.summary.id]
+    assert (first.first_event, both.first_event) == (0, first.marks[-1][1])
+    assert both.marks == second.marks
+    assert noted == []
+
+
+async def test_a_detector_whose_partner_is_late_or_silent_is_told_at_once() -> None:
+    """Late it agrees all the same, and is counted; by then the first has long been told of."""
+
+    class Late(FakeSource):
+        async def stream(self, detector: str) -> AsyncIterator[Strain | Gap]:
+            async for record in super().stream(detector):
+                if detector == "L1":
+                    await until(lambda: "event" in {one.summary.kind for one in publisher.sent})
+                    await asyncio.sleep(0.1)
+                yield record
+
+    for wait, late in ((0.05, [("summary", "late_coincidence", "network")]), (5.0, [])):
+        noted: list[tuple[str, ...]] = []
+        publisher = FakePublisher()
+        table = {"summary": {"network": {"wait": wait}}}
+        seconds = {"H1": [strain(0)], "L1": [strain(0, "L1")], "V1": []}
+        source = Late(seconds, live=True)
+        tally = lambda *one: noted.append(one)  # noqa: E731, B023
+        await finish(parts(source, inference=FakeInference({3: 0.76}), tally=tally, publisher=publisher, table=table))
+        assert [one.summary.kind for one in publisher.sent] == ["posterior", "event", "posterior", "event", "network"]
+        assert publisher.times[4] - publisher.times[1] > 0.1
+        assert noted == late
+
+
 async def test_marks_follow_one_another() -> None:
     before = time.monotonic_ns()
     publisher = await finish(parts(FakeSource({"H1": [strain(n) for n in range(3)]}, live=False)))

@@ -36,7 +36,10 @@ STEPS = ("source", "conditioning_queue", "conditioning", "batching", "inference_
 
 def outgoing(number: int = 0, detector: str = "H1", kind: str = "posterior") -> Outgoing:
     window = fakes.window(number, detector)
-    summaries = Summarizer(SummaryConfig(), Prior()).add(fakes.posterior(window))
+    summarizer = Summarizer(SummaryConfig(), Prior())
+    if kind == "network":
+        summarizer.add(fakes.posterior(fakes.window(number, "V1")))
+    summaries = summarizer.add(fakes.posterior(window))
     summary = next(one for one in summaries if one.kind == kind)
     arrived = time.monotonic_ns() - 60_000_000
     marks = tuple((step, arrived + (k + 1) * 7_000_001) for k, step in enumerate(STEPS))
@@ -120,9 +123,11 @@ async def test_a_plain_subscriber_gets_valid_messages_with_properties(tmp_path: 
             await publisher.put(outgoing(0, "H1"))
             await publisher.put(outgoing(0, "H1", "event"))
             await publisher.put(outgoing(0, "L1"))
+            await publisher.put(outgoing(0, "L1", "network"))
             assert await publisher.drain(5) == 0
-            await until(lambda: len(subscriber.messages) >= 4)
+            await until(lambda: len(subscriber.messages) >= 5)
     assert {m.topic for m in subscriber.messages} == {
+        "gwstream/network/event",
         "gwstream/H1/posterior",
         "gwstream/H1/event",
         "gwstream/L1/posterior",
@@ -138,7 +143,7 @@ async def test_a_plain_subscriber_gets_valid_messages_with_properties(tmp_path: 
         assert properties.ContentType == "application/json"
         user = dict(properties.UserProperty)
         assert user["schema"] == body["schema"]
-        if "posterior" in body:
+        if "delivery" in body:
             assert properties.MessageExpiryInterval == 77
             assert (user["model"], user["model_version"]) == ("fake", "1")
 
@@ -249,7 +254,7 @@ async def test_the_last_will_and_the_status_are_retained(tmp_path: Path) -> None
             online = await retained(broker.port)
             assert online["state"] == "online"
             assert online["detectors"] == {"H1": {"state": "ready"}}
-            assert online["counts"] == {"posterior": 0, "event": 0, "dropped": 0}
+            assert online["counts"] == {"posterior": 0, "event": 0, "network": 0, "dropped": 0}
         stopped = await retained(broker.port)
         assert (stopped["state"], stopped["reason"]) == ("offline", "stopped")
         # A process that is cut off says nothing: the broker says it for us.

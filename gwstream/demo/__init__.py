@@ -150,8 +150,11 @@ class _Demo:
             self.console.print("drawing the pictures, from the same draws computed again ...")
             for path in draw(load(config), strains, messages, self.output):
                 self.console.print(f"picture     {path}", soft_wrap=True)
-            for message in messages:
-                path = self.output / f"GW150914-{message['posterior']['detector']}.json"
+            named = {message["posterior"]["detector"]: message for message in messages}
+            if self.seen.networks:
+                named["network"] = next(iter(self.seen.networks.values()))
+            for name, message in named.items():
+                path = self.output / f"GW150914-{name}.json"
                 path.write_text(json.dumps(message, indent=2), encoding="utf-8")
                 self.console.print(f"message     {path}", soft_wrap=True)
 

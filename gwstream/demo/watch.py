@@ -28,10 +28,14 @@ ROWS = (
 
 @dataclass(slots=True)
 class Seen:
-    """What came over MQTT so far: posteriors by detector, and event messages that no later one supersedes, by id."""
+    """What came over MQTT so far: posteriors by detector, and event messages that no later one supersedes, by id.
+
+    ``networks``: the same of network events; the events of their members stay with the others, for the pictures.
+    """
 
     posteriors: dict[str, int] = field(default_factory=dict)
     events: dict[str, Message] = field(default_factory=dict)
+    networks: dict[str, Message] = field(default_factory=dict)
 
     def best(self, detector: str, before: int) -> Message | None:
         """The loudest event of a detector with coalescence before GPS ns ``before``."""
@@ -68,6 +72,9 @@ async def _subscribe(port: int, console: Console, seen: Seen, ready: asyncio.Eve
 
 def take(message: Message, console: Console, seen: Seen) -> None:
     """Print a posterior as a table, an event as a line; keep both."""
+    if message["schema"].startswith("gwstream.network_event/"):
+        together(message, console, seen)
+        return
     posterior = message["posterior"]
     detector = posterior["detector"]
     if message["schema"].startswith("gwstream.posterior/"):
@@ -83,6 +90,25 @@ def take(message: Message, console: Console, seen: Seen) -> None:
     console.print(
         f"[bold]event {verb}[/bold] in {detector}: GPS {posterior['coalescence']['gps']:.4f}, "
         f"SNR {text(posterior['snr'], 1)}, {event['id']}\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def together(message: Message, console: Console, seen: Seen) -> None:
+    """Print a network event as a line, and keep it while it stands."""
+    event, network = message["event"], message["network"]
+    known = [seen.networks.pop(old) for old in (*event["supersedes"], event["id"]) if old in seen.networks]
+    verb = "updated" if known else "found"
+    if event["state"] == "standing":
+        seen.networks[event["id"]] = message
+    else:
+        verb = "withdrawn"
+    mass = network["chirp_mass"]
+    console.print(
+        f"[bold]network event {verb}[/bold] in {' and '.join(one['detector'] for one in network['members'])}: "
+        f"SNR {text(network['snr'], 1)}, chirp mass {text(mass['median'], 1)} "
+        f"({text(mass['p5'], 1)} to {text(mass['p95'], 1)}) Msun, {event['id']}\n",
         highlight=False,
         soft_wrap=True,
     )
@@ -137,6 +163,6 @@ def latency_ms(message: Message) -> float:
 async def settled(seen: Seen, quiet: float) -> None:
     """Wait until nothing new has come for ``quiet`` seconds."""
     before = -1
-    while before != (now := sum(seen.posteriors.values()) + len(seen.events)):
+    while before != (now := sum(seen.posteriors.values()) + len(seen.events) + len(seen.networks)):
         before = now
         await asyncio.sleep(quiet)

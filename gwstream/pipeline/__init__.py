@@ -20,6 +20,7 @@ from contextlib import suppress
 from gwstream.batching import Batcher
 from gwstream.pipeline.channel import Channel, Closed
 from gwstream.pipeline.journey import Batched, Cut, Journey, Pending
+from gwstream.pipeline.network import Followed
 from gwstream.pipeline.parts import Parts
 from gwstream.records import NANO, Batch, Gap, Outgoing, Strain, Summary, Trigger, Whitener, Window, gps_ns
 from gwstream.summary import Summarizer
@@ -59,6 +60,7 @@ class _Pipeline:
         self._conditioned = 0  # detectors that are over
         self._open: Counter[str] = Counter()  # windows by detector that have neither been judged nor given up
         self._summarizer = Summarizer(parts.config.summary, parts.prior)
+        self._followed = Followed(parts.config.summary.network.wait, parts.tally)
         self._pending: list[Pending] = []  # a heap
         self._judged = 0  # batches
         self._fresh: dict[str, Whitener] = {}  # by detector, that inference has not seen
@@ -223,7 +225,13 @@ class _Pipeline:
         window = pending.trigger.window
         data_end = gps_ns(window.start + len(window.samples), window.rate)
         for summary in summaries:
-            outgoing = Outgoing(summary=summary, arrived=journey.arrived, marks=journey.marks, data_end_ns=data_end)
+            outgoing = Outgoing(
+                summary=summary,
+                arrived=journey.arrived,
+                marks=journey.marks,
+                data_end_ns=data_end,
+                first_event=self._followed.first(summary, end),
+            )
             for observer in self._parts.observers:
                 observer.outgoing(outgoing, window)
             await self._parts.publisher.put(outgoing)

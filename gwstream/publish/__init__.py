@@ -101,7 +101,7 @@ class Publisher:
         self._waiting: deque[_Kept] = deque()
         self._flying: list[_Kept] = []
         self._sequences: dict[str, int] = {}
-        self._counts = {"posterior": 0, "event": 0, "dropped": 0}
+        self._counts = {"posterior": 0, "event": 0, "network": 0, "dropped": 0}
         self._facts: dict[str, Any] = {}
         self._status_due = True
         self._complaint = ("", 0)  # the last one logged, and when
@@ -247,7 +247,7 @@ class Publisher:
             [("model", str(model.get("name"))), ("model_version", str(model.get("version")))],
             self._config.expiry,
         )
-        topic = f"{self._config.prefix}/{summary.detector}/{summary.kind}"
+        topic = message.topic(self._config.prefix, summary)
         await client.publish(topic, message.compose(summary, kept.delivery), qos=1, properties=properties)
         kept.done = True
         if client.refused:  # of several on the wire at once it may have been another: the number is right

@@ -9,12 +9,18 @@ from gwstream.records import NANO, Outgoing, Summary
 
 POSTERIOR_SCHEMA = "gwstream.posterior/1"
 EVENT_SCHEMA = "gwstream.event/1"
+NETWORK_SCHEMA = "gwstream.network_event/1"
 STATUS_SCHEMA = "gwstream.status/1"
 
 
 def schema_of(summary: Summary) -> str:
     """Name and version of the schema of a message."""
-    return EVENT_SCHEMA if summary.kind == "event" else POSTERIOR_SCHEMA
+    return {"posterior": POSTERIOR_SCHEMA, "event": EVENT_SCHEMA, "network": NETWORK_SCHEMA}[summary.kind]
+
+
+def topic(prefix: str, summary: Summary) -> str:
+    """Where a message goes: ``<prefix>/<detector>/posterior``, ``…/event``, or ``<prefix>/network/event``."""
+    return f"{prefix}/{summary.detector}/{'posterior' if summary.kind == 'posterior' else 'event'}"
 
 
 def delivery(outgoing: Outgoing, *, sequence: int, attempt: int, monotonic_ns: int, gps_ns: int) -> dict[str, Any]:
@@ -22,7 +28,7 @@ def delivery(outgoing: Outgoing, *, sequence: int, attempt: int, monotonic_ns: i
 
     Latencies are seconds and add up to their total: each step lasts from the mark before it, ``publish`` from the last.
     """
-    return {
+    part = {
         "sequence": sequence,
         "attempt": attempt,
         "latency": _latency(outgoing, monotonic_ns),
@@ -30,15 +36,22 @@ def delivery(outgoing: Outgoing, *, sequence: int, attempt: int, monotonic_ns: i
         "since_coalescence": round((gps_ns - outgoing.summary.gps_ns) / NANO, 6),
         "sent_gps": gps_ns / NANO,
     }
+    if outgoing.first_event:
+        part["since_first_event"] = round((monotonic_ns - outgoing.first_event) / NANO, 6)
+    return part
 
 
 def compose(summary: Summary, delivery_part: dict[str, Any]) -> bytes:
-    """The message as it goes out. The posterior part is copied byte for byte: its SHA-256 holds on the wire."""
+    """The message as it goes out. The part made of the strain is copied byte for byte: its SHA-256 holds on the wire.
+
+    It is called ``posterior``, and ``network`` in a network event.
+    """
     head: dict[str, Any] = {"schema": schema_of(summary), "sha256": summary.sha256}
     if summary.event is not None:
         head["event"] = summary.event
     head["delivery"] = delivery_part
-    return _json(head)[:-1] + b',"posterior":' + summary.posterior + b"}"
+    name = b"network" if summary.kind == "network" else b"posterior"
+    return _json(head)[:-1] + b',"' + name + b'":' + summary.posterior + b"}"
 
 
 def status(state: str, facts: dict[str, Any]) -> bytes:

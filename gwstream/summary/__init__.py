@@ -1,12 +1,19 @@
-"""Stage 5: a `Posterior` in, what subscribers are told of it out. Pure, with the events so far as explicit state."""
+"""Stage 5: a `Posterior` in, what subscribers are told of it out. Pure, with the events so far as explicit state.
+
+Nothing here waits or knows a clock: network events follow from the detectors' events, whenever those come.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 from gwstream.config import SummaryConfig
 from gwstream.prior import Prior
 from gwstream.records import NANO, Posterior, Summary
+from gwstream.summary import network
+from gwstream.summary.chirp_mass import ChirpMasses
+from gwstream.summary.coincidence import Change, Coincidences, light_travel
 from gwstream.summary.events import Events, rank
 from gwstream.summary.message import canonical, coalescence_ns, part, reasons
 from gwstream.summary.schema import schema
@@ -15,7 +22,7 @@ __all__ = ["Summarizer", "canonical", "schema"]
 
 
 class Summarizer:
-    """Turns posteriors into `Summary`s, and those of one signal into one event.
+    """Turns posteriors into `Summary`s, those of one signal into one event, and those of all detectors into another.
 
     ``prior``: the one the posteriors were made with; it is stated in every message.
     """
@@ -24,9 +31,12 @@ class Summarizer:
         self._config = config
         self._prior = prior
         self._events = Events(config.cluster, config.shadow)
+        self._masses = ChirpMasses(prior)
+        self._network = Coincidences(config.network.sigmas, light_travel()) if config.network.enabled else None
 
     def add(self, posterior: Posterior) -> tuple[Summary, ...]:
-        """The summary of the posterior, and after it that of its event if it is new or now better told."""
+        """The summary of the posterior; then, if it is new or now better told, that of its event; then what that
+        changes in the network."""
         window = posterior.window
         body = canonical(part(posterior, self._prior, self._config))
         digest = hashlib.sha256(body).hexdigest()
@@ -40,20 +50,29 @@ class Summarizer:
             sha256=digest,
         )
         into_window = (gps_ns - window.gps_ns) / NANO
-        good = not reasons(posterior, self._config)
-        event = self._events.add(window.detector, gps_ns, rank(posterior, into_window, good, self._prior))
+        doubts = reasons(posterior, self._config)
+        event = self._events.add(window.detector, gps_ns, rank(posterior, into_window, not doubts, self._prior))
         if event is None:
             return (single,)
         told = {"id": event.id, "supersedes": list(event.replaced), "windows": event.windows}
-        return (
-            single,
-            Summary(
-                kind="event",
-                detector=window.detector,
-                id=event.id,
-                gps_ns=gps_ns,
-                posterior=body,
-                sha256=digest,
-                event=told,
-            ),
+        best = replace(single, kind="event", id=event.id, event=told)
+        changes: list[Change] = []
+        if self._network is not None:
+            changes = self._network.add(network.member(posterior, event, doubts, self._masses))
+        return (single, best, *map(self._tell, changes))
+
+    def _tell(self, change: Change) -> Summary:
+        """The summary of a network event that stands, or is withdrawn."""
+        assert self._network is not None
+        found = change.network
+        mass = self._masses.posterior([one.mass for one in found.members])
+        body = canonical(network.part(found, self._network.pairs(found), mass))
+        return Summary(
+            kind="network",
+            detector="network",
+            id=found.id,
+            gps_ns=found.loudest.gps_ns,
+            posterior=body,
+            sha256=hashlib.sha256(body).hexdigest(),
+            event=network.told(change),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from gwstream.records import PARAMETERS
+from gwstream.summary import network
 from gwstream.summary.message import DISTANCE_DENSITIES, NOISES, REASONS, UNITS
 from gwstream.summary.shapes import COUNT, GPS, MAYBE, NS, NUMBER, TEXT, Schema, opened, record, says
 
@@ -17,11 +18,15 @@ def schema() -> Schema:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "gwstream messages",
         "description": (
-            "gwstream/<detector>/posterior, gwstream/<detector>/event and gwstream/<instance>/status. The part "
-            "'posterior' depends only on strain, model, prior, engine, bucket and number of draws; 'sha256' is that of "
-            "its canonical JSON: keys sorted, no spaces, ASCII, shortest decimal that reads back as the same double."
+            "gwstream/<detector>/posterior, gwstream/<detector>/event, gwstream/network/event and "
+            "gwstream/<instance>/status. The part 'posterior' depends only on strain, model, prior, engine, bucket and "
+            "number of draws, and 'network' on the members of a network event; 'sha256' is that of the part's "
+            "canonical JSON: keys sorted, no spaces, ASCII, shortest decimal that reads back as the same double."
         ),
-        "oneOf": [{"$ref": "#/$defs/posterior_message"}, {"$ref": "#/$defs/event_message"}, {"$ref": "#/$defs/status"}],
+        "oneOf": [
+            {"$ref": f"#/$defs/{name}"}
+            for name in ("posterior_message", "event_message", "network_event_message", "status")
+        ],
         "$defs": {
             "posterior_message": _message("posterior"),
             "event_message": _message("event", event={"$ref": "#/$defs/event"}),
@@ -30,6 +35,7 @@ def schema() -> Schema:
             "delivery": _delivery(),
             "posterior": _posterior(),
             "parameter": _parameter(),
+            **network.definitions({"$ref": "#/$defs/delivery"}, _model()),
         },
     }
 
@@ -83,6 +89,9 @@ def _delivery() -> Schema:
         since_last_sample=says(NUMBER, "s from the end of the window's last sample to sending"),
         since_coalescence=says(NUMBER, "s from the median coalescence to sending"),
         sent_gps=says(NUMBER, "GPS s at sending, by the clock of the daemon's host"),
+    )
+    part["properties"]["since_first_event"] = says(
+        NUMBER, "of network events: s from the first of its members' events that was made, to sending"
     )
     return opened(part)
 
