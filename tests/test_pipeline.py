@@ -386,13 +386,13 @@ async def test_windows_behind_the_gate_are_bounded_too() -> None:
 
 
 async def test_stop_finishes_what_was_read() -> None:
-    source = FakeSource({"H1": [strain(n) for n in range(6)]}, live=True, endless=True)
+    source = FakeSource({"H1": [strain(n) for n in range(RECORDS)]}, live=True, endless=True)
     inference, stop = FakeInference(delay=0.01), asyncio.Event()
     running = asyncio.create_task(finish(parts(source, inference=inference), stop))
-    await until(lambda: source.read["H1"] == 6)
+    await until(lambda: source.read["H1"] == RECORDS)
     stop.set()
     publisher = await running
-    assert len(kinds(publisher, "posterior")) == 18
+    assert len(kinds(publisher, "posterior")) == 3 * RECORDS
     assert publisher.drained is not None
     assert publisher.drained < 5
 
