@@ -42,6 +42,11 @@ class Prior:
         return 0.5 * (self.time[0] + self.time[1])
 
     @property
+    def least_ratio(self) -> float:
+        """Least mass ratio that the limits allow."""
+        return max(self.min_ratio, self.mass[0] / self.mass[1])
+
+    @property
     def mass_area(self) -> float:
         """Area of the allowed (m1, m2) region, Msun^2."""
         low, high = self.mass

@@ -21,7 +21,7 @@ from gwstream.model import read_spec
 def folder(tmp_path: Path) -> Path:
     """A model folder with weights that were never trained."""
     spec = read_spec(tiny_recipe(tmp_path / "tiny"))
-    inputs = size(len(tiny_bank().gate), len(members()[0].context))
+    inputs = size(tiny_bank(), len(members()[0].context))
     torch.manual_seed(1)
     net = Cvae(spec.network, inputs)
     net.shift.uniform_()

@@ -14,7 +14,6 @@ from gwstream.inference.engine_torch import TorchEngine
 from gwstream.model import NetworkSpec
 
 SPEC = NetworkSpec(latent=2, components=3, width=32, depth=1)
-BOUNDS = (torch.full((1, 4), -3.0), torch.full((1, 4), 3.0))
 
 
 def network(seed: int = 1) -> Cvae:
@@ -23,14 +22,14 @@ def network(seed: int = 1) -> Cvae:
     return Cvae(SPEC, 7).eval()
 
 
-def data(n: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+def data(n: int) -> tuple[Tensor, Tensor]:
     rng = np.random.default_rng(2)
     x = np.column_stack([rng.uniform(-2, 2, (n, 4)), rng.uniform(-3, 3, n)])
     y = torch.from_numpy(rng.standard_normal((n, 7))).float()
-    return y, torch.from_numpy(x).float(), (BOUNDS[0].expand(n, 4), BOUNDS[1].expand(n, 4))
+    return y, torch.from_numpy(x).float()
 
 
-def log_evidence(net: Cvae, y: Tensor, x: Tensor, bounds: tuple[Tensor, Tensor]) -> float:
+def log_evidence(net: Cvae, y: Tensor, x: Tensor) -> float:
     """Mean ln p(x|y) by a grid over the two latents: the truth that both bounds stay below."""
     side = torch.linspace(-9, 9, 400)
     z = torch.cartesian_prod(side, side)[None]
@@ -40,7 +39,7 @@ def log_evidence(net: Cvae, y: Tensor, x: Tensor, bounds: tuple[Tensor, Tensor])
         window = net.embed(y[k : k + 1])
         log_r = net.prior_latent(window).log_density(z)
         found = net.decode(window, z)
-        log_x = found.log_density(x[k : k + 1, None], bounds[0][k : k + 1, None], bounds[1][k : k + 1, None])
+        log_x = found.log_density(x[k : k + 1, None])
         assert float(torch.logsumexp(log_r, 1)) + math.log(cell) == pytest.approx(0, abs=0.01)
         total += float(torch.logsumexp(log_r + log_x, 1)) + math.log(cell)
     return total / len(y)
@@ -50,12 +49,12 @@ def log_evidence(net: Cvae, y: Tensor, x: Tensor, bounds: tuple[Tensor, Tensor])
 def test_elbo_and_its_weighted_form_are_bounds_of_the_evidence_in_order() -> None:
     net = network()
     net.e2[-1].bias[2:] += 0.4  # E2 wider than need be: a gap to see
-    y, x, bounds = data(4)
-    truth = log_evidence(net, y, x, bounds)
+    y, x = data(4)
+    truth = log_evidence(net, y, x)
     torch.manual_seed(3)
     means = {}
     for draws, repeats in ((1, 1000), (16, 200), (256, 60)):
-        losses = [float(objective(net, y, x, bounds, beta=1.0, draws=draws).loss) for _ in range(repeats)]
+        losses = [float(objective(net, y, x, beta=1.0, draws=draws).loss) for _ in range(repeats)]
         means[draws] = -np.mean(losses)
         assert means[draws] < truth + 4 * np.std(losses) / math.sqrt(repeats) + 0.01
     assert means[1] < means[16] < means[256] + 0.01
@@ -68,14 +67,14 @@ def test_kl_is_that_of_two_gaussians() -> None:
     torch.manual_seed(8)
     net = Cvae(NetworkSpec(latent=2, components=1, width=32, depth=1), 7).eval()
     net.e2[-1].bias[2:] -= 0.7
-    y, x, bounds = data(6)
+    y, x = data(6)
     window = net.embed(y)
     mean, log_sigma = net.posterior_latent(window, x)
     prior = net.prior_latent(window)
     expected = kl_divergence(Normal(mean, log_sigma.exp()), Normal(prior.mean[:, 0], prior.log_sigma[:, 0].exp())).sum(
         -1
     )
-    found = objective(net, y, x, bounds, beta=1.0, draws=20_000).kl
+    found = objective(net, y, x, beta=1.0, draws=20_000).kl
     assert found == pytest.approx(float(expected.mean()), abs=0.05)
 
 
@@ -83,11 +82,11 @@ def test_kl_is_that_of_two_gaussians() -> None:
 @pytest.mark.parametrize("draws", [1, 4])
 def test_beta_weighs_the_kl_term_alone(draws: int) -> None:
     net = network()
-    y, x, bounds = data(8)
+    y, x = data(8)
     losses = []
     for beta in (0.0, 0.5, 1.0):
         torch.manual_seed(4)
-        losses.append(objective(net, y, x, bounds, beta=beta, draws=draws))
+        losses.append(objective(net, y, x, beta=beta, draws=draws))
     assert len({one.reconstruction for one in losses}) == 1
     if draws == 1:
         assert float(losses[0].loss) == pytest.approx(-losses[0].reconstruction, rel=1e-5)
@@ -118,13 +117,9 @@ def test_decoders_density_equals_scipy() -> None:
     angle, kappa = rng.uniform(-3, 3, n), rng.uniform(0.05, 400, n)
     x = np.column_stack([rng.uniform(-3, 3, (n, 4)), rng.uniform(-3, 3, n)])
     one = Decoded(*(torch.from_numpy(value) for value in (mean, sigma, angle, np.log(kappa))))
-    low, high = (torch.full((n, 4), edge, dtype=torch.float64) for edge in (-3.0, 3.0))
-    found = one.log_density(torch.from_numpy(x), low, high).numpy()
-    inside = stats.truncnorm.logpdf(x[:, :4], (-3 - mean) / sigma, (3 - mean) / sigma, loc=mean, scale=sigma).sum(1)
-    expected = inside + stats.vonmises.logpdf(x[:, 4], kappa, loc=angle)
-    kept = (stats.norm.cdf((3 - mean) / sigma) - stats.norm.cdf((-3 - mean) / sigma)).min(1) > 2e-4
-    assert kept.sum() > 40
-    np.testing.assert_allclose(found[kept], expected[kept], rtol=1e-5, atol=1e-6)
+    found = one.log_density(torch.from_numpy(x)).numpy()
+    expected = stats.norm.logpdf(x[:, :4], mean, sigma).sum(1) + stats.vonmises.logpdf(x[:, 4], kappa, loc=angle)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_engines_mixture_is_the_decoder_over_latents_of_e1() -> None:
@@ -132,23 +127,22 @@ def test_the_engines_mixture_is_the_decoder_over_latents_of_e1() -> None:
     rng = np.random.default_rng(7)
     y = torch.from_numpy(rng.standard_normal((1, 7))).float()
     noise, uniform = rng.standard_normal((4000, 2)), (np.arange(4000) + 0.5) / 4000
-    low, high = (edge[0].double().numpy() for edge in BOUNDS)
-    mixture = TorchEngine(net).propose(y, noise, uniform, (low, high))
+    mixture = TorchEngine(net).propose(y, noise, uniform)
     e = np.column_stack([rng.uniform(-3, 3, (30, 4)), rng.uniform(-3, 3, 30)])
     x = torch.from_numpy(e).float()
     with torch.no_grad():
-        expected = [log_evidence(net, y, x[k : k + 1], BOUNDS) for k in range(4)]
+        expected = [log_evidence(net, y, x[k : k + 1]) for k in range(4)]
     np.testing.assert_allclose(mixture.log_density(e)[:4], expected, atol=0.05)
 
 
 def test_gradients_stay_finite_for_targets_far_outside_the_network() -> None:
     net = network()
-    y, x, bounds = data(6)
+    y, x = data(6)
     x[:, :4] = torch.tensor([2.999, -2.999, 2.999, 0.0])
     with torch.no_grad():
         net.d[-1].bias[:4] = 60.0
         net.d[-1].bias[10] = 20.0
-    objective(net, 50 * y, x, bounds, beta=1.0, draws=4).loss.backward()
+    objective(net, 50 * y, x, beta=1.0, draws=4).loss.backward()
     gradients = [value.grad for value in net.parameters() if value.grad is not None]
     assert gradients
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
@@ -156,6 +150,6 @@ def test_gradients_stay_finite_for_targets_far_outside_the_network() -> None:
 
 def test_each_window_is_embedded_alone() -> None:
     net = network()
-    y, _, _ = data(5)
+    y, _ = data(5)
     with torch.no_grad():
         torch.testing.assert_close(net.embed(y)[2:3], net.embed(y[2:3]), atol=1e-5, rtol=1e-5)

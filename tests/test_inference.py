@@ -139,19 +139,15 @@ def test_number_of_draws_and_components_are_the_settings() -> None:
 def test_log_target_is_likelihood_times_prior_in_the_coordinates() -> None:
     """Integrated over e by the proposal it is the evidence; here pointwise, against the parts."""
     from gwstream.inference.likelihood import log_ratio
-    from gwstream.inference.parameters import decode
 
     one, _ = loud()
     proposed = inference().propose(one)
     e = proposed.mixture.draw(np.random.default_rng(1), 50)
-    x, log_jacobian = decode(proposed.anchor, e)
+    x, log_jacobian = proposed.anchor.decode(e)
     prior = shipped().spec.prior.log_density(x)
     ratio = log_ratio(one.samples, templates().waveforms(x))
     expected = np.where(np.isfinite(prior), ratio + prior - log_jacobian, -np.inf)
     np.testing.assert_allclose(proposed.log_target(e), expected, atol=0.02)
-    outside = e.copy()
-    outside[:, 3] = proposed.mixture.high[3] + 1
-    assert np.isneginf(proposed.log_target(outside)).all()
 
 
 def test_another_prior_is_another_posterior_with_another_id() -> None:

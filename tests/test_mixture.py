@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from gwstream.inference.mixture import Kernels, Mixture, log_sum_exp
 from gwstream.records import Floats
 
-LOW, HIGH = np.array([-4.0, -1.7, -3.0, -6.0]), np.array([4.0, 1.7, 8.0, 6.0])
+WIDEST = 12.0
 
 
 def mixture(components: int = 12, seed: int = 1) -> Mixture:
@@ -20,25 +20,22 @@ def mixture(components: int = 12, seed: int = 1) -> Mixture:
         sigma=rng.uniform(0.2, 2.0, (components, 4)),
         angle=rng.uniform(-np.pi, np.pi, components),
         kappa=rng.uniform(0.1, 30, components),
-        low=LOW,
-        high=HIGH,
     )
 
 
 def reference(one: Mixture, e: Floats) -> Floats:
     """ln density by scipy's own distributions."""
-    low, high = (one.low - one.mean) / one.sigma, (one.high - one.mean) / one.sigma
-    bounded = stats.truncnorm.logpdf(e[:, None, :4], low, high, loc=one.mean, scale=one.sigma).sum(-1)
+    straight = stats.norm.logpdf(e[:, None, :4], one.mean, one.sigma).sum(-1)
     cyclic = stats.vonmises.logpdf(e[:, None, 4], one.kappa, loc=one.angle)
-    return np.asarray(logsumexp(bounded + cyclic, axis=1) - math.log(len(one.mean)))
+    return np.asarray(logsumexp(straight + cyclic, axis=1) - math.log(len(one.mean)))
 
 
-def inside(rng: np.random.Generator, n: int) -> Floats:
-    return np.column_stack([rng.uniform(LOW, HIGH, (n, 4)), rng.uniform(-np.pi, np.pi, n)])
+def anywhere(rng: np.random.Generator, n: int) -> Floats:
+    return np.column_stack([rng.uniform(-WIDEST, WIDEST, (n, 4)), rng.uniform(-np.pi, np.pi, n)])
 
 
 def test_density_equals_scipy() -> None:
-    e = inside(np.random.default_rng(2), 400)
+    e = anywhere(np.random.default_rng(2), 400)
     np.testing.assert_allclose(mixture().log_density(e), reference(mixture(), e), atol=1e-6)
 
 
@@ -48,8 +45,6 @@ def test_density_of_narrow_components_far_from_zero_keeps_its_digits() -> None:
         sigma=np.full((2, 4), 3e-3),
         angle=np.array([3.1, -3.1]),
         kappa=np.array([1.6e5, 1.0]),
-        low=np.array([-2000.0, -1.7, -3.0, -4000.0]),
-        high=np.array([2000.0, 1.7, 8.0, 4000.0]),
     )
     e = one.draw(np.random.default_rng(1), 200)
     np.testing.assert_allclose(one.log_density(e), reference(one, e), atol=1e-4)
@@ -57,7 +52,9 @@ def test_density_of_narrow_components_far_from_zero_keeps_its_digits() -> None:
 
 def test_density_integrates_to_one() -> None:
     rng, n = np.random.default_rng(3), 400_000
-    values = np.exp(mixture().log_density(inside(rng, n))) * np.prod(HIGH - LOW) * 2 * np.pi
+    wide = stats.norm(0, 3)
+    e = np.column_stack([wide.rvs((n, 4), random_state=rng), rng.uniform(-np.pi, np.pi, n)])
+    values = np.exp(mixture().log_density(e) - wide.logpdf(e[:, :4]).sum(1)) * 2 * np.pi
     error = values.std() / math.sqrt(n)
     assert error < 0.03
     assert abs(values.mean() - 1) < 4 * error
@@ -66,13 +63,10 @@ def test_density_integrates_to_one() -> None:
 def test_draws_follow_the_density_in_every_coordinate() -> None:
     one = mixture()
     e = one.draw(np.random.default_rng(4), 24_000)
-    assert ((e[:, :4] >= LOW) & (e[:, :4] <= HIGH)).all()
     for k in range(4):
-        low, high = (LOW[k] - one.mean[:, k]) / one.sigma[:, k], (HIGH[k] - one.mean[:, k]) / one.sigma[:, k]
 
-        def cdf(x: Floats, k: int = k, low: Floats = low, high: Floats = high) -> Floats:
-            each = stats.truncnorm.cdf(x[:, None], low, high, loc=one.mean[:, k], scale=one.sigma[:, k])
-            return np.asarray(each.mean(1))
+        def cdf(x: Floats, k: int = k) -> Floats:
+            return np.asarray(stats.norm.cdf(x[:, None], one.mean[:, k], one.sigma[:, k]).mean(1))
 
         assert stats.kstest(e[:, k], cdf).pvalue > 1e-3
     grid = np.linspace(-np.pi, np.pi, 4001)
@@ -82,26 +76,14 @@ def test_draws_follow_the_density_in_every_coordinate() -> None:
     assert stats.kstest(wrapped, lambda x: np.interp(x, grid, cumulative)).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("beyond", [0.0, 3.0, 6.0, 12.0, 25.0, -3.0, -6.0, -12.0, -25.0])
-def test_a_component_outside_the_bounds_is_drawn_from_its_tail(beyond: float) -> None:
-    """A mean ``beyond`` sigmas past a bound: draws and density both follow the truncated Gaussian."""
-    mean = np.zeros((1, 4))
-    mean[0, 0] = HIGH[0] + 0.3 * beyond if beyond >= 0 else LOW[0] + 0.3 * beyond
-    one = Mixture(mean, np.full((1, 4), 0.3), np.zeros(1), np.ones(1), LOW, HIGH)
-    e = one.draw(np.random.default_rng(5), 5000)
-    tail = stats.truncnorm((LOW[0] - mean[0, 0]) / 0.3, (HIGH[0] - mean[0, 0]) / 0.3, loc=mean[0, 0], scale=0.3)
-    assert stats.kstest(e[:, 0], tail.cdf).pvalue > 1e-3
-    np.testing.assert_allclose(one.log_density(e), reference(one, e), atol=1e-3)
-
-
 def test_components_share_the_draws_equally() -> None:
-    one = Mixture(np.array([[-3.0, 0, 0, 0], [3.0, 0, 0, 0]]), np.full((2, 4), 0.1), np.zeros(2), np.ones(2), LOW, HIGH)
+    one = Mixture(np.array([[-3.0, 0, 0, 0], [3.0, 0, 0, 0]]), np.full((2, 4), 0.1), np.zeros(2), np.ones(2))
     e = one.draw(np.random.default_rng(6), 1000)
     assert (e[:, 0] > 0).sum() == 500
 
 
 def test_density_is_periodic_in_the_last_coordinate() -> None:
-    e = inside(np.random.default_rng(7), 50)
+    e = anywhere(np.random.default_rng(7), 50)
     turned = e + np.array([0, 0, 0, 0, 2 * np.pi])
     np.testing.assert_allclose(mixture().log_density(turned), mixture().log_density(e), atol=1e-9)
 

@@ -20,14 +20,15 @@ from threadpoolctl import threadpool_limits
 from gwstream.config import InferenceConfig
 from gwstream.inference.checkpoint import Model, load_model
 from gwstream.inference.engine_torch import TorchEngine
-from gwstream.inference.features import assemble, size
-from gwstream.inference.gate import Best, MatchedFilter, best, neighbours
+from gwstream.inference.features import Live, Seen, see, size
+from gwstream.inference.gate import Best, best
 from gwstream.inference.importance import effective, sample
 from gwstream.inference.likelihood import Templates
-from gwstream.inference.mixture import BOUNDED, Mixture
+from gwstream.inference.mixture import Mixture
 from gwstream.inference.noise import Noise, noise_model
-from gwstream.inference.parameters import Anchor, decode, limits
+from gwstream.inference.parameters import Anchor
 from gwstream.inference.residual import p_values
+from gwstream.inference.ridge import grid
 from gwstream.prior import Prior
 from gwstream.records import Batch, Floats, Posterior, Trigger, Waveform, Whitener, Window
 
@@ -37,14 +38,6 @@ SCALE = 1e-22  # strain of the order of a detector's noise per sample
 KEPT_WHITENERS = 12
 BEST_OF = 64  # densest draws, among which the likeliest is looked for
 BAND_DRAWS = 300  # from which the waveform's band is read
-
-
-@dataclass(frozen=True, slots=True)
-class _Live:
-    """What one whitener makes of the bank."""
-
-    templates: Templates
-    gate: MatchedFilter
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +54,19 @@ class Proposed:
     rng: np.random.Generator
 
     def parameters(self, e: Floats) -> Floats:
-        """Parameters (S, 5) of coordinates (S, 5); those outside the bounds, whose weight is zero, moved onto them."""
-        bounded = np.clip(e[:, :BOUNDED], self.mixture.low, self.mixture.high)
-        return decode(self.anchor, np.column_stack([bounded, e[:, BOUNDED]]))[0]
+        """Parameters (S, 5) of coordinates (S, 5)."""
+        return self.anchor.decode(e)[0]
 
     def log_target(self, e: Floats) -> Floats:
         """ln of likelihood ratio times prior density in the coordinates e: (S, 5) to (S,)."""
         out = np.full(len(e), -np.inf)
-        inner = e[:, :BOUNDED]
-        possible = np.flatnonzero(((inner >= self.mixture.low) & (inner <= self.mixture.high)).all(axis=1))
-        x, log_jacobian = decode(self.anchor, e[possible])
-        log_prior = self.prior.log_density(x)
+        x, log_jacobian = self.anchor.decode(e)
+        log_prior = self.prior.log_density(x)  # -inf where rounding put a draw beyond an edge
         inside = np.isfinite(log_prior)
         if inside.any():
             waveforms = self.templates.waveforms(x[inside])
-            out[possible[inside]] = (
-                self.noise.log_ratio(self.window.samples, waveforms) + (log_prior - log_jacobian)[inside]
-            )
+            log_ratio = self.noise.log_ratio(self.window.samples, waveforms)
+            out[inside] = log_ratio + (log_prior - log_jacobian)[inside]
         return out
 
 
@@ -95,8 +84,8 @@ class Inference:
         self._config = config
         self.prior = model.spec.prior.served(config.distance_prior)
         self._engine = TorchEngine(model.net)
-        self._live: OrderedDict[str, _Live] = OrderedDict()
-        self._chirps = torch.from_numpy(model.bank.gate[:, 0]).float()
+        self._live: OrderedDict[str, Live] = OrderedDict()
+        self._nodes = grid(model.bank, model.spec.prior)
         self._tag = _tag(model, self.prior, config.likelihood)
 
     @property
@@ -125,7 +114,7 @@ class Inference:
             rate=spec.rate,
             samples=np.random.default_rng(0).standard_normal(spec.window),
             whitener=whitener,
-            context=np.zeros(len(self.model.net.shift) - size(len(self._chirps), 0), np.float32),
+            context=np.zeros(len(self.model.net.shift) - size(self.model.bank, 0), np.float32),
         )
         self.infer(self.gate(Batch((window,), 1))[0])
         self._live.clear()
@@ -172,15 +161,14 @@ class Inference:
         live = self._filters(window.whitener)
         name = self.identity(window)
         rng = np.random.Generator(np.random.Philox(key=int(hashlib.sha256(name.encode()).hexdigest()[:32], 16)))
-        y, anchor, found = self._features(window, live)
-        low, high = limits(anchor, self.model.spec.prior)
+        seen = self._see(window, live)
         latents = self._config.latents
         noise = rng.standard_normal((latents, *self._engine.noise_shape))
         uniform = (np.arange(latents) + rng.random(latents)) / latents
-        mixture = self._engine.propose(y, noise, uniform, (low[0].numpy(), high[0].numpy()))
-        trigger = self._trigger(window, found, 0)
+        mixture = self._engine.propose(seen.y, noise, uniform)
+        trigger = self._trigger(window, seen.best, 0)
         assumed = noise_model(self._config.likelihood, window.whitener.averages)
-        return Proposed(window, trigger, live.templates, self.prior, assumed, anchor, mixture, rng)
+        return Proposed(window, trigger, live.templates, self.prior, assumed, seen.anchor, mixture, rng)
 
     def infer(self, trigger: Trigger, bucket: int = 1) -> Posterior:
         """The weighted posterior of one window."""
@@ -216,26 +204,22 @@ class Inference:
             model=self.model.identity,
         )
 
-    def _filters(self, whitener: Whitener) -> _Live:
+    def _filters(self, whitener: Whitener) -> Live:
         """The bank behind this whitener, from the cache of the last few."""
         found = self._live.get(whitener.id)
         if found is None:
             templates = Templates(self.model.spec.conditioning, self.model.bank, whitener)
-            found = _Live(templates, MatchedFilter(templates, self.model.spec.prior.time))
+            found = Live.of(templates, self._nodes, self.model.spec.prior)
             self._live[whitener.id] = found
             while len(self._live) > KEPT_WHITENERS:
                 self._live.popitem(last=False)
         self._live.move_to_end(whitener.id)
         return found
 
-    def _features(self, window: Window, live: _Live) -> tuple[torch.Tensor, Anchor, Best]:
-        """The network's input (1, F), the anchor and the gate's word, in products of fixed shape."""
-        rho = live.gate(torch.from_numpy(window.samples).float()[None])
-        found = best(rho, live.gate.times)
-        context = torch.from_numpy(window.context)[None]
-        norms = live.gate.norms[:, found.lag].T
-        near = neighbours(rho, found.lag)
-        return *assemble(near, found, norms, self._chirps, live.gate.times, context), found
+    def _see(self, window: Window, live: Live) -> Seen:
+        """The window as the network sees it, in products of fixed shape."""
+        samples = torch.from_numpy(window.samples).float()[None]
+        return see(live, samples, live.gate(samples), torch.from_numpy(window.context)[None], self.model.spec.prior)
 
 
 def _tag(model: Model, prior: Prior, likelihood: str) -> str:

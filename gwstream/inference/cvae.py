@@ -2,7 +2,7 @@
 
     E1  r(z|y)     a mixture of diagonal Gaussians over the latent z
     E2  q(z|x,y)   a diagonal Gaussian; training only
-    D   r(x|z,y)   for each parameter a mean and a sigma: truncated Gaussians, and von Mises for the phase
+    D   r(x|z,y)   for each parameter a mean and a sigma: Gaussians, and von Mises for the phase
 
 and the loss is the negative of ELBO = E_q[ln r(x|z,y)] - KL(q(z|x,y) || r(z|y)), or its importance-weighted form
 (Burda et al., arXiv:1509.00519). y is the vector of `features`. Shapes: y (B, F), x (B, 5), z (B, L, latent).
@@ -20,9 +20,8 @@ from torch.nn import functional
 from gwstream.model import NetworkSpec
 
 LOG_TWO_PI = math.log(2 * math.pi)
-BOUNDED = 4
-LEAST_SIGMA, MOST_SIGMA = 3e-3, 100.0
-LEAST_MASS = 1e-4  # of a truncated Gaussian inside its bounds: keeps gradients finite
+STRAIGHT = 4
+LEAST_SIGMA, MOST_SIGMA = 1e-2, 100.0
 
 
 class Residual(nn.Module):
@@ -57,21 +56,20 @@ class Latent:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """D's output: mean, sigma (…, 4) of the bounded coordinates; angle, ln concentration (…,) of the cyclic one."""
+    """D's output: mean, sigma (…, 4) of the first four coordinates; angle, ln concentration (…,) of the cyclic one."""
 
     mean: Tensor
     sigma: Tensor
     angle: Tensor
     log_kappa: Tensor
 
-    def log_density(self, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        """ln r(x|z,y), (…,), of x (…, 5) with bounds (…, 4)."""
-        scaled = (x[..., :BOUNDED] - self.mean) / self.sigma
-        mass = torch.special.ndtr((high - self.mean) / self.sigma) - torch.special.ndtr((low - self.mean) / self.sigma)
-        normal = -0.5 * (scaled.square() + LOG_TWO_PI) - torch.log(self.sigma) - torch.log(mass.clamp(min=LEAST_MASS))
+    def log_density(self, x: Tensor) -> Tensor:
+        """ln r(x|z,y), (…,), of x (…, 5)."""
+        scaled = (x[..., :STRAIGHT] - self.mean) / self.sigma
+        normal = -0.5 * (scaled.square() + LOG_TWO_PI) - torch.log(self.sigma)
         kappa = torch.exp(self.log_kappa)
         log_i0 = torch.log(torch.special.i0e(kappa))  # i0e(k) = exp(-k) I0(k)
-        cyclic = kappa * (torch.cos(x[..., BOUNDED] - self.angle) - 1) - LOG_TWO_PI - log_i0
+        cyclic = kappa * (torch.cos(x[..., STRAIGHT] - self.angle) - 1) - LOG_TWO_PI - log_i0
         return normal.sum(-1) + cyclic
 
 
@@ -93,7 +91,7 @@ class Cvae(nn.Module):
         self.e2 = nn.Sequential(Residual(half), Residual(half), nn.LayerNorm(half), nn.Linear(half, 2 * latent))
         self.e2_skip = nn.Linear(6, latent)  # cures a latent that nobody uses
         self.d_window, self.d_z = nn.Linear(width, half), nn.Linear(latent, half)
-        self.d = nn.Sequential(Residual(half), Residual(half), nn.LayerNorm(half), nn.Linear(half, 2 * BOUNDED + 3))
+        self.d = nn.Sequential(Residual(half), Residual(half), nn.LayerNorm(half), nn.Linear(half, 2 * STRAIGHT + 3))
 
     shift: Tensor
     scale: Tensor
@@ -111,18 +109,18 @@ class Cvae(nn.Module):
 
     def posterior_latent(self, window: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """E2: mean and log sigma, (B, latent) each."""
-        wave = torch.stack([torch.cos(x[:, BOUNDED]), torch.sin(x[:, BOUNDED])], -1)
-        inputs = torch.cat([torch.asinh(x[:, :BOUNDED]), wave], -1)
+        wave = torch.stack([torch.cos(x[:, STRAIGHT]), torch.sin(x[:, STRAIGHT])], -1)
+        inputs = torch.cat([torch.asinh(x[:, :STRAIGHT]), wave], -1)
         mean, log_sigma = self.e2(self.e2_window(window) + self.e2_x(inputs)).chunk(2, dim=-1)
         return mean + self.e2_skip(inputs), log_sigma.clamp(-7.0, 2.0)
 
     def decode(self, window: Tensor, z: Tensor) -> Decoded:
         """D for latents (B, L, latent) of embedded windows (B, width)."""
         raw = self.d(self.d_window(window)[:, None] + self.d_z(z))
-        sigma = torch.exp(raw[..., BOUNDED : 2 * BOUNDED].clamp(math.log(LEAST_SIGMA), math.log(MOST_SIGMA)))
-        angle = torch.atan2(raw[..., 2 * BOUNDED], raw[..., 2 * BOUNDED + 1])
+        sigma = torch.exp(raw[..., STRAIGHT : 2 * STRAIGHT].clamp(math.log(LEAST_SIGMA), math.log(MOST_SIGMA)))
+        angle = torch.atan2(raw[..., 2 * STRAIGHT], raw[..., 2 * STRAIGHT + 1])
         return Decoded(
-            10 * torch.sinh(raw[..., :BOUNDED] / 10), sigma, angle, raw[..., 2 * BOUNDED + 2].clamp(-5.0, 12.0)
+            10 * torch.sinh(raw[..., :STRAIGHT] / 10), sigma, angle, raw[..., 2 * STRAIGHT + 2].clamp(-5.0, 12.0)
         )
 
 
@@ -135,7 +133,7 @@ class Objective:
     kl: float
 
 
-def objective(net: Cvae, y: Tensor, x: Tensor, bounds: tuple[Tensor, Tensor], *, beta: float, draws: int) -> Objective:
+def objective(net: Cvae, y: Tensor, x: Tensor, *, beta: float, draws: int) -> Objective:
     """-ELBO with the KL term times ``beta`` (one draw), or the importance-weighted bound of ``draws`` draws."""
     window = net.embed(y)
     mean, log_sigma = net.posterior_latent(window, x)
@@ -143,8 +141,7 @@ def objective(net: Cvae, y: Tensor, x: Tensor, bounds: tuple[Tensor, Tensor], *,
     z = mean[:, None] + torch.exp(log_sigma)[:, None] * noise
     log_q = (-0.5 * (noise.square() + LOG_TWO_PI)).sum(-1) - log_sigma.sum(-1)[:, None]
     log_r = net.prior_latent(window).log_density(z)
-    low, high = bounds
-    log_x = net.decode(window, z).log_density(x[:, None], low[:, None], high[:, None])
+    log_x = net.decode(window, z).log_density(x[:, None])
     kl = log_q - log_r
     if draws == 1:
         loss = (beta * kl - log_x).mean()

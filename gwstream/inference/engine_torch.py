@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gwstream.inference.cvae import Cvae
-from gwstream.inference.mixture import FARTHEST, Mixture
+from gwstream.inference.mixture import Mixture
 from gwstream.records import Floats
 
 
@@ -25,11 +25,10 @@ class TorchEngine:
         return (self._net.latent,)
 
     @torch.inference_mode()
-    def propose(self, y: Tensor, noise: Floats, uniform: Floats, bounds: tuple[Floats, Floats]) -> Mixture:
+    def propose(self, y: Tensor, noise: Floats, uniform: Floats) -> Mixture:
         """The decoder over L latents drawn from E1, as one mixture.
 
-        ``y``: (1, F); ``noise``: (L, latent) standard normal; ``uniform``: (L,) in [0, 1), which picks E1's component;
-        ``bounds``: two of (4,).
+        ``y``: (1, F); ``noise``: (L, latent) standard normal; ``uniform``: (L,) in [0, 1), which picks E1's component.
         """
         window = self._net.embed(y)
         latent = self._net.prior_latent(window)
@@ -38,14 +37,9 @@ class TorchEngine:
         sigma = torch.exp(latent.log_sigma[0, chosen])
         z = latent.mean[0, chosen] + sigma * torch.from_numpy(noise.astype(np.float32))
         found = self._net.decode(window, z[None])
-        low, high = bounds
-        width = found.sigma[0].double().numpy()
-        mean = np.clip(found.mean[0].double().numpy(), low - FARTHEST * width, high + FARTHEST * width)
         return Mixture(
-            mean=mean,
-            sigma=width,
+            mean=found.mean[0].double().numpy(),
+            sigma=found.sigma[0].double().numpy(),
             angle=found.angle[0].double().numpy(),
             kappa=found.log_kappa[0].double().exp().numpy(),
-            low=low,
-            high=high,
         )

@@ -1,60 +1,113 @@
-"""From the gate's SNRs to the network's input and the anchor of its coordinates: for training and serving."""
+"""The network's input: the ridge in its own units, other peaks of the gate, and the PSD context. Training and serving.
+
+The SNRs of all templates are linear in the window and span the signals; the ridge sums up what they say of the
+likelihood around its best point, so the network need not learn what is known in closed form. (Gabbard et al. feed the
+window itself, which takes one network a PSD.)
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gwstream.inference.gate import Best
-from gwstream.inference.parameters import LEAST_SNR, Anchor, centroid
+from gwstream.inference.bank import Bank
+from gwstream.inference.gate import Best, MatchedFilter, best
+from gwstream.inference.likelihood import Templates
+from gwstream.inference.parameters import Anchor
+from gwstream.inference.ridge import CHIRPS, RATIOS, Grid, Projector, Ridge, ridge
+from gwstream.prior import Prior
 
-LEAST_AMPLITUDE = 0.01  # as SNR: a window of nothing has coordinates too
+PER_RATIO, WHOLE = 15, 12
+POOL = 4  # chirp masses of the profile taken together
 
 
-def size(templates: int, context: int) -> int:
-    """Length of the network's input."""
-    return 8 * templates + context + 5
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What one whitener makes of a bank."""
+
+    templates: Templates
+    gate: MatchedFilter
+    projector: Projector
+
+    @classmethod
+    def of(cls, templates: Templates, nodes: Grid, prior: Prior) -> Live:
+        """Gate and projector behind the templates' whitener; some 15 ms."""
+        return cls(templates, MatchedFilter(templates, prior.time), Projector(nodes, templates, prior.time))
 
 
-def assemble(
-    near: Tensor, best: Best, norms: Tensor, chirps: Tensor, grid: Tensor, context: Tensor
-) -> tuple[Tensor, Anchor]:
-    """Input (B, F) float32 and anchor (B,).
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Windows as the network sees them: input (B, F) float32, anchor of the coordinates, the gate's best."""
 
-    ``near``: SNRs (B, 2, N, 3) around the best lag; ``norms``: (B, N) SNR at 1 Gpc of every template at that lag;
-    ``chirps``: (N,) chirp masses of the templates; ``grid``: (lags,) times searched; ``context``: (B, k) PSD context.
-    """
-    row = torch.arange(len(near))
-    snr = best.snr.clamp(min=LEAST_SNR)
-    cosine, sine = torch.cos(best.phase)[:, None, None], torch.sin(best.phase)[:, None, None]
-    real = near[:, 0] * cosine + near[:, 1] * sine
-    imaginary = near[:, 1] * cosine - near[:, 0] * sine
-    scaled = torch.stack([real, imaginary], 1).flatten(1) / snr[:, None]
-    power = (near[:, 0].square() + near[:, 1].square()).amax(-1)
-    deficit = torch.sqrt((best.snr[:, None].square() - power).clamp(min=0.0) + 1e-3)
-    sensitivity = torch.log(norms)
-    level = sensitivity.mean(1, keepdim=True)
-    chirp = chirps[best.template]
-    lag_time = grid[best.lag]
-    scalars = torch.stack(
+    y: Tensor
+    anchor: Anchor
+    best: Best
+
+
+def size(bank: Bank, context: int) -> int:
+    """Length F of the network's input."""
+    return PER_RATIO * RATIOS + WHOLE + CHIRPS // POOL + 2 * len(bank.gate) + context
+
+
+def see(live: Live, windows: Tensor, rho: Tensor, context: Tensor, prior: Prior) -> Seen:
+    """Windows (B, n) float32 behind one whitener, with the gate's SNRs and the PSD context (B, k)."""
+    found = best(rho, live.gate.times)
+    seen = ridge(live.projector, windows, found.time)
+    anchor = Anchor.of(seen, prior)
+    power, lag = (rho[:, 0].square() + rho[:, 1].square()).max(-1)
+    deficit = torch.log1p((found.snr[:, None].square() - power).clamp(min=0.0))
+    offset = torch.tanh((live.gate.times[lag] - found.time[:, None]) / 0.02)
+    profile = torch.log1p((-seen.profile).clamp(min=0.0).reshape(len(windows), -1, POOL).amin(-1))
+    shape, level, inverse_averages = context[:, :-2], context[:, -2:-1], context[:, -1:]
+    parts = [_summary(seen, anchor, prior), profile, deficit, offset, shape, level / 5, inverse_averages * 20]
+    return Seen(torch.cat(parts, 1).float(), anchor, found)
+
+
+def _summary(seen: Ridge, anchor: Anchor, prior: Prior) -> Tensor:
+    """The ridge relative to its own mean, in its own widths, and where it lies, (B, PER_RATIO * RATIOS + WHOLE)."""
+    table = torch.from_numpy(anchor.table).float()
+    mass = table[..., -1]
+    share = torch.softmax(mass, 1)[..., None]
+    middle = (share * table).sum(1, keepdim=True)
+    chirp, width, time, time_width, slant, amplitude, gain, phase, turn, twist, _ = (table - middle).unbind(-1)
+    sigma, sigma_time = torch.exp(middle[..., 1]), torch.exp(middle[..., 3])
+    snr = seen.snr[:, None]
+    edges = [torch.from_numpy(edge).float() for edge in anchor.edges()]
+    by_ratio = [
+        torch.asinh(chirp / sigma),
+        width,
+        torch.asinh(time / sigma_time),
+        time_width,
+        torch.asinh(slant * sigma / sigma_time),
+        torch.asinh(amplitude * snr / 3),
+        gain,
+        torch.cos(phase),
+        torch.sin(phase),
+        turn * sigma_time,
+        torch.asinh(twist * sigma),
+        torch.asinh(mass),
+        *(torch.asinh(edge) for edge in edges[:2]),
+        torch.asinh(edges[2]),
+    ]
+    low, high = prior.time
+    at = middle[:, 0]
+    whole = torch.stack(
         [
-            torch.log(snr) - 2.3,
-            10.0 / snr,
-            torch.log(chirp) - 3.3,
-            (best.time - grid.mean()) * 10,
-            (best.time - lag_time) * 1000,
+            torch.log(seen.snr) - 2.3,
+            10 / seen.snr,
+            at[:, 0] - 3.7,
+            at[:, 1] + 2.5,
+            (at[:, 2] - 0.5 * (low + high)) / (high - low),
+            at[:, 3] + 7,
+            at[:, 4] * 100,
+            at[:, 5],
+            at[:, 6],
+            (at[:, 8] - 500) / 50,
+            (seen.ratio - 0.625) * 4,
+            torch.log(seen.spread) + 1.5,
         ],
-        dim=1,
+        1,
     )
-    shape, mean_level, inverse_averages = context[:, :-2], context[:, -2:-1], context[:, -1:]
-    parts = [scaled, deficit / 5.0, (sensitivity - level) * 2.0, scalars, shape, mean_level / 5, inverse_averages * 20]
-    anchor = Anchor(
-        chirp=chirp.double(),
-        time=best.time.double(),
-        lag_time=lag_time.double(),
-        phase=best.phase.double(),
-        amplitude=(best.snr.clamp(min=LEAST_AMPLITUDE) / norms[row, best.template]).double(),
-        snr=snr.double(),
-        frequency=centroid(chirp).double(),
-    )
-    return torch.cat(parts, 1).float(), anchor
+    return torch.cat([torch.stack(by_ratio, -1).flatten(1), whole], 1)

@@ -1,10 +1,7 @@
 """The gate: matched filters over the trained range of coalescence times, and what the network reads off them.
 
 Every template, at every lag, is two orthonormal vectors (phase 0 and, made orthogonal, a quarter period later), so
-``|rho|^2`` is the largest 2 ln L over amplitude and phase, exactly, even where the window cuts the signal. The network
-never sees raw strain: it gets the complex SNRs of all templates around the best one, in units where the live PSD is
-already accounted for. They are linear in the window, the templates span the signals, so nothing the likelihood needs is
-lost (findings of the field: Gabbard et al. feed the window itself; that needs one network a PSD).
+``|rho|^2`` is the largest 2 ln L over amplitude and phase, exactly, even where the window cuts the signal.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from gwstream.waveforms import component_masses
 
 MARGIN = 0.02  # s searched beyond the prior's coalescence times on either side
 STRIDE = SHIFTS // 2  # lags are half a sample apart
-SIDE = 2  # lags, in strides, at which the network sees the SNRs, besides the best one
+SIDE = 2  # lags at either end that are nobody's best
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +33,7 @@ class Best:
 
 
 class MatchedFilter:
-    """The gate behind one whitener: ``matrix`` (2 * N * lags, window) float32, ``norms`` (N, lags) SNR at 1 Gpc."""
+    """The gate behind one whitener: ``matrix`` (2 * N * lags, window) float32."""
 
     def __init__(self, templates: Templates, time_range: tuple[float, float]) -> None:
         gate = templates.bank.gate
@@ -44,9 +41,7 @@ class MatchedFilter:
         self.count = len(gate)
         self.lags = len(nodes)
         self.times = torch.from_numpy(nodes / (SHIFTS * templates.rate)).float()
-        matrix, norms = _vectors(templates, gate, nodes)
-        self.matrix = torch.from_numpy(matrix)
-        self.norms = torch.from_numpy(norms.astype(np.float32))
+        self.matrix = torch.from_numpy(_vectors(templates, gate, nodes))
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Complex SNRs as (B, 2, N, lags) of windows (B, window) float32."""
@@ -62,15 +57,14 @@ def lag_nodes(rate: int, time_range: tuple[float, float]) -> np.ndarray[tuple[in
 
 def _vectors(
     templates: Templates, gate: Floats, nodes: np.ndarray[tuple[int], np.dtype[np.intp]]
-) -> tuple[np.ndarray[tuple[int, int], np.dtype[np.float32]], Floats]:
-    """Orthonormal pairs (2 * N * lags, window) and norms (N, lags) of the first of each pair."""
+) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Orthonormal pairs (2 * N * lags, window)."""
     mass_1, mass_2 = component_masses(gate[:, 0], gate[:, 1])
     c = templates.bank.coefficients(mass_1, mass_2)
     # h(phase 0) takes c, a quarter period later i c: (2 N, 2 K) on the real components
     mix = np.concatenate([np.hstack([c.real, c.imag]), np.hstack([-c.imag, c.real])])
     count, length = len(gate), templates.length
     out = np.empty((2, count, len(nodes), length), np.float32)
-    norms = np.empty((count, len(nodes)))
     for part in np.unique(nodes % SHIFTS):
         chosen = np.flatnonzero(nodes % SHIFTS == part)
         whole = nodes[chosen] // SHIFTS
@@ -88,8 +82,7 @@ def _vectors(
         out[0, :, chosen] = (views[0] * scales[0]).swapaxes(0, 1)
         slant = slope.astype(np.float32)[:, :, None]
         out[1, :, chosen] = ((views[1] - slant * views[0]) * scales[1]).swapaxes(0, 1)
-        norms[:, chosen] = norm
-    return out.reshape(-1, length), norms
+    return out.reshape(-1, length)
 
 
 def _window_sums(series: Floats, starts: np.ndarray[tuple[int], np.dtype[np.intp]], length: int) -> Floats:
@@ -115,9 +108,3 @@ def best(rho: Tensor, times: Tensor) -> Best:
         time=times[lag] + shift * (times[1] - times[0]),
         phase=torch.atan2(second, first),
     )
-
-
-def neighbours(rho: Tensor, lag: Tensor) -> Tensor:
-    """The three lags the network sees, (B, 2, N, 3), of SNRs (B, 2, N, lags)."""
-    offsets = lag[:, None] + torch.tensor([-SIDE, 0, SIDE])
-    return rho.gather(3, offsets[:, None, None].expand(-1, 2, rho.shape[2], -1))

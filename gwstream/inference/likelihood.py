@@ -44,14 +44,14 @@ class Templates:
         self.bank = bank
         self.rate = spec.rate
         self.length = spec.window
-        self._components = response(spec, _shifted(spec, bank), whitener.taps).astype(np.float32)
-        self._origin = round(LEAD * spec.rate)
+        self.components = response(spec, _shifted(spec, bank), whitener.taps).astype(np.float32)
+        self.origin = round(LEAD * spec.rate)
 
     def pieces(self, node: int) -> Singles:
         """Real components (2 K, window) for coalescence ``node / (8 rate)`` s into the window."""
         whole, part = divmod(node, SHIFTS)
-        begin = self._origin - whole
-        return self._components[part, :, begin : begin + self.length]
+        begin = self.origin - whole
+        return self.components[part, :, begin : begin + self.length]
 
     def at(self, time: float) -> Singles:
         """Real components (2 K, window) for any coalescence ``time``, s: what `waveforms` mixes."""
@@ -62,7 +62,7 @@ class Templates:
 
     def stretch(self, part: int, first: int, last: int) -> Floats:
         """Real components (2 K, last - first + window): windows for whole-sample lags ``last`` down to ``first``."""
-        piece = self._components[part, :, self._origin - last : self._origin - first + self.length]
+        piece = self.components[part, :, self.origin - last : self.origin - first + self.length]
         return piece.astype(np.float64)
 
     def waveforms(self, x: Floats) -> Singles:

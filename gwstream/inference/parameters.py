@@ -1,13 +1,11 @@
-"""The network's coordinates: residuals from the gate's best template, in units of the expected posterior width.
+"""The network's coordinates: residuals from the window's ridge, in its widths; unbounded, and near a standard normal.
 
-From the gate come chirp mass m0, time t0, phase psi0, amplitude a0 = SNR / (SNR at 1 Gpc) and SNR rho. Then
-
-    e1 = ln(Mc / m0) rho            e3 = (1 / (D a0) - 1) rho / 2        e5 = 2 phase - psi0 - 2 pi f0 (t - t0'), cyclic
-    e2 = (q - 0.625) / 0.22         e4 = (t - t0) rho / 0.03 s
-
-with t0' the lag psi0 was read at and f0 a frequency near the template's centroid, which takes the correlation of time
-and phase away. e1 … e4 are bounded by the prior's limits. The map is deterministic in the window, so a density in e is
-an exact density in the five parameters.
+In turn, each given those before it: the ratio q from its mean in its width; ln chirp mass from the ridge at q in its
+width there; time from the ridge's line at q and chirp mass; 1 / D from the likeliest, times the SNR; the doubled phase
+from the ridge's plane, on the circle. The first four end at the prior's edges, and `_opened` bends a bounded axis into
+an unbounded one. The order of the last axis is that of `gwstream.records.PARAMETERS`: e1 chirp mass, e2 ratio,
+e3 distance, e4 time, e5 phase in (-pi, pi]. The map depends on window and whitener alone, so a density in e is an exact
+density in the five parameters.
 """
 
 from __future__ import annotations
@@ -16,104 +14,180 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
+from scipy.special import log_expit
 
+from gwstream.inference.ridge import FIELDS, Ridge
 from gwstream.prior import Prior
 from gwstream.records import Floats
-from gwstream.waveforms import chirp_mass, component_masses
+from gwstream.waveforms import component_masses
 
-RATIO_CENTRE, RATIO_SCALE = 0.625, 0.22
-TIME_SCALE = 0.03
-LEAST_SNR = 4.0
 TWO_PI = 2 * math.pi
+CHIRP, WIDTH, TIME, TIME_WIDTH, SLANT, AMPLITUDE, GAIN, PHASE, TURN, TWIST, MASS = range(len(FIELDS))
+CLOSEST = 1e-12  # to a bound, in widths
 
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """What the coordinates are counted from; every field (B,) float64."""
+    """What the coordinates are counted from, for B windows.
 
-    chirp: Tensor
-    time: Tensor
-    lag_time: Tensor
-    phase: Tensor
-    amplitude: Tensor
-    snr: Tensor
-    frequency: Tensor
+    ``table`` (B, R, fields): the ridge's, with the logarithms of the widths and the phase unwrapped; ``ratios`` (R,);
+    ``ratio``, ``spread``, ``snr`` (B,).
+    """
 
+    table: Floats
+    ratios: Floats
+    ratio: Floats
+    spread: Floats
+    snr: Floats
+    prior: Prior
 
-def centroid(chirp: Tensor) -> Tensor:
-    """Frequency (Hz) at which phase and time decorrelate, by chirp mass (Msun): measured on O3-like noise, smooth."""
-    return 30.0 + 45.0 * torch.exp(-((chirp / 45.0) ** 1.2))
-
-
-def encode(anchor: Anchor, x: Tensor) -> Tensor:
-    """Coordinates (B, 5) of parameters ``x`` (B, 5) in the order of `gwstream.records.PARAMETERS`, float64."""
-    chirp = (x[:, 0] * x[:, 1]) ** 0.6 / (x[:, 0] + x[:, 1]) ** 0.2
-    turn = 2 * x[:, 4] - anchor.phase - TWO_PI * anchor.frequency * (x[:, 3] - anchor.lag_time)
-    return torch.stack(
-        [
-            torch.log(chirp / anchor.chirp) * anchor.snr,
-            (x[:, 1] / x[:, 0] - RATIO_CENTRE) / RATIO_SCALE,
-            (1 / (x[:, 2] * anchor.amplitude) - 1) * anchor.snr / 2,
-            (x[:, 3] - anchor.time) * anchor.snr / TIME_SCALE,
-            torch.remainder(turn + math.pi, TWO_PI) - math.pi,
-        ],
-        dim=1,
-    )
-
-
-def limits(anchor: Anchor, prior: Prior) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds (B, 4) of e1 … e4 by the prior."""
-    low_chirp, high_chirp = prior.chirp_mass
-    ones = torch.ones_like(anchor.snr)
-    columns = []
-    for chirp, ratio, distance, time in (
-        (low_chirp, prior.min_ratio, prior.distance[1], prior.time[0]),
-        (high_chirp, 1.0, prior.distance[0], prior.time[1]),
-    ):
-        columns.append(
-            torch.stack(
-                [
-                    torch.log(chirp / anchor.chirp) * anchor.snr,
-                    (ratio - RATIO_CENTRE) / RATIO_SCALE * ones,
-                    (1 / (distance * anchor.amplitude) - 1) * anchor.snr / 2,
-                    (time - anchor.time) * anchor.snr / TIME_SCALE,
-                ],
-                dim=1,
-            )
+    @classmethod
+    def of(cls, ridge: Ridge, prior: Prior) -> Anchor:
+        """The anchor of windows with this ridge."""
+        table = ridge.table.double().numpy().copy()
+        table[..., [WIDTH, TIME_WIDTH]] = np.log(table[..., [WIDTH, TIME_WIDTH]])
+        table[..., PHASE] = np.unwrap(table[..., PHASE], axis=1)
+        ratios, ratio, spread, snr = (
+            part.double().numpy() for part in (ridge.ratios, ridge.ratio, ridge.spread, ridge.snr)
         )
-    return columns[0], columns[1]
+        return cls(table, ratios, ratio, spread, snr, prior)
 
-
-def decode(anchor: Anchor, e: Floats) -> tuple[Floats, Floats]:
-    """Parameters (S, 5) of coordinates ``e`` (S, 5) of ONE window, and ln |de / dx| (S,)."""
-    chirp0, time0, lag_time, phase0, amplitude0, snr, frequency = (
-        float(value[0])
-        for value in (
-            anchor.chirp,
-            anchor.time,
-            anchor.lag_time,
-            anchor.phase,
-            anchor.amplitude,
-            anchor.snr,
-            anchor.frequency,
+    def at(self, ratio: Floats) -> Floats:
+        """The table at ratios (S,), (S, fields), by Catmull-Rom splines; row by row, or one window for all."""
+        nodes = len(self.ratios)
+        position = (ratio - self.ratios[0]) / (self.ratios[1] - self.ratios[0])
+        cell = np.clip(position.astype(np.intp), 0, nodes - 2)
+        u = np.clip(position - cell, 0.0, 1.0)[:, None]
+        rows = np.arange(len(ratio)) if len(self.table) > 1 else np.zeros(len(ratio), np.intp)
+        before, first, second, after = (self.table[rows, np.clip(cell + k, 0, nodes - 1)] for k in (-1, 0, 1, 2))
+        slope, next_slope = 0.5 * (second - before), 0.5 * (after - first)
+        rise = second - first
+        return np.asarray(
+            first + u * (slope + u * (3 * rise - 2 * slope - next_slope + u * (slope + next_slope - 2 * rise)))
         )
-    )
-    ratio = RATIO_CENTRE + RATIO_SCALE * e[:, 1]
-    mass_1, mass_2 = component_masses(chirp0 * np.exp(e[:, 0] / snr), ratio)
-    distance = 1 / (amplitude0 * (1 + 2 * e[:, 2] / snr))
-    time = time0 + e[:, 3] * TIME_SCALE / snr
-    phase = np.mod(0.5 * (e[:, 4] + phase0 + TWO_PI * frequency * (time - lag_time)), math.pi)
-    # dMc/Mc dq = dm1 dm2 / m1^2, d(1/D) = dD / D^2, d(2 phase) = 2 dphase
-    log_jacobian = (
-        math.log(snr / RATIO_SCALE * snr / 2 / amplitude0 * snr / TIME_SCALE * 2)
-        - 2 * np.log(mass_1)
-        - 2 * np.log(distance)
-    )
-    return np.column_stack([mass_1, mass_2, distance, time, phase]), log_jacobian
+
+    def encode(self, x: Floats) -> Floats:
+        """Coordinates (S, 5) of parameters (S, 5) inside the prior: one a window, or any number for one window."""
+        ratio = x[:, 1] / x[:, 0]
+        log_chirp = np.log(x[:, 0] * x[:, 1]) * 0.6 - np.log(x[:, 0] + x[:, 1]) * 0.2
+        line = _Line(self, ratio)
+        e2 = _opened((ratio - self.ratio) / self.spread, *line.ratio_bounds)
+        e1 = _opened((log_chirp - line.chirp) / line.width, *line.chirp_bounds)
+        line.move(log_chirp)
+        e4 = _opened((x[:, 3] - line.time) / line.time_width, *line.time_bounds)
+        e3 = _opened((1 / (x[:, 2] * line.inverse) - 1) * self.snr, *line.distance_bounds)
+        turn = 2 * x[:, 4] - line.phase - line.turn * (x[:, 3] - line.time)
+        e5 = _widened(np.remainder(turn + math.pi, TWO_PI) - math.pi, self.sharpness)
+        return np.stack([e1, e2, e3, e4, e5], axis=1)
+
+    def decode(self, e: Floats) -> tuple[Floats, Floats]:
+        """Parameters (S, 5) of coordinates (S, 5), and ln |de / dx| (S,)."""
+        stretch = np.zeros(len(e))
+
+        def closed(k: int, line: tuple[Floats, Floats]) -> Floats:
+            nonlocal stretch
+            value, log_slope = _closed(e[:, k], *line)
+            stretch = stretch - log_slope
+            return value
+
+        low, high = ((edge - self.ratio) / self.spread for edge in (self.prior.least_ratio, 1.0))
+        ratio = self.ratio + self.spread * closed(1, (low, high))
+        line = _Line(self, ratio)
+        log_chirp = line.chirp + line.width * closed(0, line.chirp_bounds)
+        line.move(log_chirp)
+        time = line.time + line.time_width * closed(3, line.time_bounds)
+        distance = 1 / (line.inverse * (1 + closed(2, line.distance_bounds) / self.snr))
+        angle, log_slope = _narrowed(e[:, 4], self.sharpness)
+        phase = np.mod(0.5 * (angle + line.phase + line.turn * (time - line.time)), math.pi)
+        mass_1, mass_2 = component_masses(np.exp(log_chirp), ratio)
+        # dMc/Mc dq = dm1 dm2 / m1^2, d(1/D) = dD / D^2, d(2 phase) = 2 dphase
+        log_jacobian = stretch - log_slope + np.log(2 * self.snr / (line.inverse * self.spread))
+        log_jacobian -= np.log(line.width * line.time_width) + 2 * np.log(mass_1 * distance)
+        return np.column_stack([mass_1, mass_2, distance, time, phase]), log_jacobian
+
+    def edges(self) -> tuple[Floats, Floats, Floats]:
+        """Where the prior ends, in the ridge's widths, (B, R) each: chirp mass from below and above, farthest 1 / D."""
+        least, most = _chirp_limits(self.prior, self.ratios)
+        chirp, width = self.table[..., CHIRP], np.exp(self.table[..., WIDTH])
+        farthest = (1 / (self.prior.distance[1] * np.exp(self.table[..., AMPLITUDE])) - 1) * self.snr[:, None]
+        return (least - chirp) / width, (most - chirp) / width, farthest
+
+    @property
+    def sharpness(self) -> Floats:
+        """By which the circle is stretched around the expected phase, (B,)."""
+        return np.maximum(1.0, 0.8 * self.snr)
 
 
-def chirp_and_ratio(x: Floats) -> tuple[Floats, Floats]:
-    """Chirp mass (Msun) and mass ratio of parameters (S, 5)."""
-    return chirp_mass(x[:, 0], x[:, 1]), x[:, 1] / x[:, 0]
+class _Line:
+    """The ridge at ratios (S,), and after `move` at chirp masses too."""
+
+    def __init__(self, anchor: Anchor, ratio: Floats) -> None:
+        self._anchor, self._at = anchor, anchor.at(ratio)
+        self._ratio = ratio
+        self.chirp, self.width, self.time_width = (
+            self._at[:, CHIRP],
+            np.exp(self._at[:, WIDTH]),
+            np.exp(self._at[:, TIME_WIDTH]),
+        )
+        self.turn = self._at[:, TURN]
+
+    @property
+    def ratio_bounds(self) -> tuple[Floats, Floats]:
+        low, high = (
+            (edge - self._anchor.ratio) / self._anchor.spread for edge in (self._anchor.prior.least_ratio, 1.0)
+        )
+        return low, high
+
+    @property
+    def chirp_bounds(self) -> tuple[Floats, Floats]:
+        least, most = _chirp_limits(self._anchor.prior, self._ratio)
+        return (least - self.chirp) / self.width, (most - self.chirp) / self.width
+
+    def move(self, log_chirp: Floats) -> None:
+        """Go to ln chirp masses (S,)."""
+        away = log_chirp - self.chirp
+        self.time = self._at[:, TIME] + self._at[:, SLANT] * away
+        self.inverse = np.exp(self._at[:, AMPLITUDE] + self._at[:, GAIN] * away)
+        self.phase = self._at[:, PHASE] + self._at[:, TWIST] * away
+
+    @property
+    def time_bounds(self) -> tuple[Floats, Floats]:
+        low, high = self._anchor.prior.time
+        return (low - self.time) / self.time_width, (high - self.time) / self.time_width
+
+    @property
+    def distance_bounds(self) -> tuple[Floats, Floats]:
+        near, far = self._anchor.prior.distance
+        snr = self._anchor.snr
+        return (1 / (far * self.inverse) - 1) * snr, (1 / (near * self.inverse) - 1) * snr
+
+
+def _chirp_limits(prior: Prior, ratio: Floats) -> tuple[Floats, Floats]:
+    """ln chirp mass where mass 2 is the least and where mass 1 is the largest, at mass ratios."""
+    low, high = prior.mass
+    common = 0.2 * np.log1p(ratio)
+    return math.log(low) - 0.4 * np.log(ratio) - common, math.log(high) + 0.6 * np.log(ratio) - common
+
+
+def _opened(v: Floats, low: Floats, high: Floats) -> Floats:
+    """(low, high) to the real line; far from the bounds, in units of v, the identity."""
+    left, right = np.maximum(v - low, CLOSEST), np.maximum(high - v, CLOSEST)
+    return np.asarray(v + np.log(-np.expm1(-left)) - np.log(-np.expm1(-right)))
+
+
+def _closed(e: Floats, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+    """The inverse of `_opened`, and the ln of its slope."""
+    value = np.logaddexp(e, low) - np.logaddexp(0.0, e - high)
+    return value, log_expit(e - low) + log_expit(high - e) + np.log(-np.expm1(-np.maximum(high - low, CLOSEST)))
+
+
+def _widened(angle: Floats, by: Floats) -> Floats:
+    """The circle onto itself, stretched ``by`` around 0 (a Moebius transformation)."""
+    return np.asarray(2 * np.arctan(by * np.tan(0.5 * angle)))
+
+
+def _narrowed(angle: Floats, by: Floats) -> tuple[Floats, Floats]:
+    """The inverse of `_widened`, and the ln of its slope."""
+    half = 0.5 * angle
+    slope = by / (by**2 * np.cos(half) ** 2 + np.sin(half) ** 2)
+    return 2 * np.arctan2(np.sin(half), by * np.cos(half)), np.log(slope)

@@ -18,7 +18,6 @@ from gwstream.model import ModelSpec
 from gwstream.training.dataset import Examples, Member, Simulator, family
 
 GROUPS = 8  # members of the family in a batch
-FAINT_SNR, FAINT_KEPT = 5.5, 0.5  # windows with nothing above the noise teach little: half of them are skipped
 OVERDRAW = 1.25
 SAMPLE = 4096  # examples the inputs are scaled by
 HELD_SEED, HELD = 20204, 4096  # examples no network learns from
@@ -41,10 +40,11 @@ def joined(parts: list[Examples]) -> Examples:
 
 
 def draw(spec: ModelSpec, simulator: Simulator, one: Member, count: int, rng: Generator) -> Examples:
-    """``count`` examples of one member with parameters from the prior."""
+    """``count`` examples of one member with parameters from the prior, less some of those with nothing to be seen."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     x = spec.prior.draw(rng, count)
-    return simulator.examples(one, x, simulator.windows(one, x, count, generator))
+    windows = simulator.windows(one, x, count, generator)
+    return simulator.examples(one, x, windows, torch.from_numpy(rng.random(count)))
 
 
 def batch(spec: ModelSpec, simulator: Simulator, members: list[Member], rng: Generator, size: int) -> Examples:
@@ -52,9 +52,7 @@ def batch(spec: ModelSpec, simulator: Simulator, members: list[Member], rng: Gen
     chosen = rng.choice(len(members), size=min(GROUPS, len(members)), replace=False)
     share = round(OVERDRAW * size / len(chosen))
     drawn = joined([draw(spec, simulator, members[index], share, rng) for index in chosen])
-    chance = torch.from_numpy(rng.random(len(drawn.snr))).float()
-    kept = torch.nonzero((drawn.snr > FAINT_SNR) | (chance < FAINT_KEPT))[:, 0]
-    kept = kept[torch.from_numpy(rng.permutation(len(kept)))][:size]
+    kept = torch.from_numpy(rng.permutation(len(drawn.snr)))[:size]
     return each(lambda value: value[kept], drawn)
 
 

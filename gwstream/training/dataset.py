@@ -19,13 +19,14 @@ from gwstream.conditioning import whitening
 from gwstream.conditioning.psd import RunningPsd
 from gwstream.conditioning.response import gain
 from gwstream.inference.bank import DELTA_F, Bank
-from gwstream.inference.features import assemble
-from gwstream.inference.gate import MatchedFilter, best, neighbours
+from gwstream.inference.features import Live, see
 from gwstream.inference.likelihood import Templates
-from gwstream.inference.parameters import Anchor, encode, limits
+from gwstream.inference.ridge import grid
 from gwstream.model import ConditioningSpec, ModelSpec
 from gwstream.records import Floats, Whitener, Window
 from gwstream.training.bank import decimated_power
+
+FAINT_SNR, FAINT_KEPT = 5.5, 0.5  # windows with nothing above the noise teach little: half of them are skipped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class Member:
     psd: Floats
     whitener: Whitener
     context: Tensor
-    gate: MatchedFilter
+    live: Live
     amplitude: Tensor
     """(bins,) ASD of decimated noise per DFT bin, real."""
     transfer: Tensor
@@ -44,14 +45,14 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Features (B, F), coordinates (B, 5), bounds (B, 4) twice, parameters (B, 5), gate SNR (B,)."""
+    """Features (B, F), coordinates (B, 5), parameters (B, 5), gate SNR and time (B,), windows (B, n)."""
 
     y: Tensor
     e: Tensor
-    low: Tensor
-    high: Tensor
     x: Tensor
     snr: Tensor
+    time: Tensor
+    windows: Tensor
 
 
 def bins(spec: ConditioningSpec) -> int:
@@ -108,6 +109,7 @@ def member(spec: ModelSpec, bank: Bank, psd: Floats, seconds: int, rng: Generato
     """A detector with this true decimated PSD, seen for ``seconds``."""
     conditioning = spec.conditioning
     whitener = estimated_whitener(conditioning, psd, seconds, rng)
+    nodes = grid(bank, spec.prior)
     context = whitening.context(conditioning, whitener.psd, whitener.averages)
     n = 2 * (len(psd) - 1)
     # E|X_k|^2 of n samples of noise with one-sided PSD S is S n rate / 2; real and imaginary part share it
@@ -116,7 +118,7 @@ def member(spec: ModelSpec, bank: Bank, psd: Floats, seconds: int, rng: Generato
         psd=psd,
         whitener=whitener,
         context=torch.from_numpy(context).float(),
-        gate=MatchedFilter(Templates(conditioning, bank, whitener), spec.prior.time),
+        live=Live.of(Templates(conditioning, bank, whitener), nodes, spec.prior),
         amplitude=torch.from_numpy(amplitude),
         transfer=torch.from_numpy(np.fft.rfft(whitener.taps, n)),
     )
@@ -147,7 +149,6 @@ class Simulator:
         self._frequencies = torch.arange(full)[self._slice].double() * DELTA_F
         self._full = full
         self._gain = torch.from_numpy(gain(conditioning, full)).to(torch.complex64)
-        self.chirps = torch.from_numpy(bank.gate[:, 0]).float()
 
     def signals(self, x: Floats) -> Tensor:
         """Decimated spectra (B, bins) complex64, scaled by 1e23, of parameters (B, 5)."""
@@ -188,15 +189,16 @@ class Simulator:
             simulated=True,
         )
 
-    def examples(self, one: Member, x: Floats, windows: Tensor) -> Examples:
-        """Windows of one member with true parameters ``x`` as the network sees them."""
-        rho = one.gate(windows)
-        found = best(rho, one.gate.times)
-        context = one.context.expand(len(windows), -1)
-        norms = one.gate.norms[:, found.lag].T
-        y, anchor = assemble(neighbours(rho, found.lag), found, norms, self.chirps, one.gate.times, context)
-        return self._pack(y, anchor, torch.from_numpy(x), found.snr)
+    def examples(self, one: Member, x: Floats, windows: Tensor, luck: Tensor | None = None) -> Examples:
+        """Windows of one member with true parameters ``x`` as the network sees them.
 
-    def _pack(self, y: Tensor, anchor: Anchor, x: Tensor, snr: Tensor) -> Examples:
-        low, high = limits(anchor, self._spec.prior)
-        return Examples(y, encode(anchor, x).float(), low.float(), high.float(), x, snr)
+        ``luck`` (B,), uniform: leaves out those of the windows with nothing above the noise where it is high.
+        """
+        rho = one.live.gate(windows)
+        if luck is not None:
+            loudest = (rho[:, 0].square() + rho[:, 1].square()).amax((1, 2)).sqrt()
+            kept = torch.nonzero((loudest > FAINT_SNR) | (luck < FAINT_KEPT))[:, 0]
+            x, windows, rho = x[kept.numpy()], windows[kept], rho[kept]
+        seen = see(one.live, windows, rho, one.context.expand(len(windows), -1), self.prior)
+        e = torch.from_numpy(seen.anchor.encode(x)).float()
+        return Examples(seen.y, e, torch.from_numpy(x), seen.best.snr, seen.best.time, windows)

@@ -187,7 +187,7 @@ def _step(spec: ModelSpec, data: Examples, run: Run, fraction: float) -> tuple[f
     rng = np.random.default_rng([spec.training.seed, 5, run.step])
     torch.manual_seed(int(rng.integers(2**62)))
     rate, beta, draws = schedule(spec.training, fraction)
-    found = objective(run.net, data.y, data.e, (data.low, data.high), beta=beta, draws=draws)
+    found = objective(run.net, data.y, data.e, beta=beta, draws=draws)
     for group in run.optimiser.param_groups:
         group["lr"] = rate
     run.optimiser.zero_grad(set_to_none=True)
@@ -210,8 +210,8 @@ def _judge(spec: ModelSpec, run: Run) -> float:
     data, (_, beta, draws) = run.held, schedule(spec.training, 1.0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        parts = zip(*(torch.split(value, 512) for value in (data.y, data.e, data.low, data.high)), strict=True)
-        losses = [objective(averaged, y, e, (low, high), beta=beta, draws=draws).loss for y, e, low, high in parts]
+        parts = zip(*(torch.split(value, 512) for value in (data.y, data.e)), strict=True)
+        losses = [objective(averaged, y, e, beta=beta, draws=draws).loss for y, e in parts]
     return float(torch.stack(losses).mean())
 
 

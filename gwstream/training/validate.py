@@ -20,7 +20,6 @@ from scipy.stats import kstest
 from gwstream.config import InferenceConfig
 from gwstream.inference import Inference, load_model
 from gwstream.inference.importance import effective, normalised
-from gwstream.inference.parameters import encode
 from gwstream.records import PARAMETERS, Batch, Floats, Window
 from gwstream.summary.statistics import ranks
 from gwstream.training import pictures
@@ -118,7 +117,7 @@ def _score(inference: Inference, window: Window, truth: Floats, scores: Scores) 
     scores.ess.append(posterior.ess / len(posterior.weights))
     scores.raw_ess.append(effective(normalised(log_weights)) / len(e))
     scores.residual_p.append(posterior.residual_p)
-    at = encode(proposed.anchor, torch.from_numpy(truth)).numpy()
+    at = proposed.anchor.encode(truth)
     log_p = proposed.log_target(at)[0] - posterior.log_bayes
     scores.divergence.append(float(log_p - proposed.mixture.log_density(at)[0]))
 
