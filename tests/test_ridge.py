@@ -42,7 +42,7 @@ def test_products_and_norms_give_the_likelihoods_own_maximum() -> None:
         a, b = (products[0, lag] @ nodes.mix.T).chunk(2)
         found = a * (forms[0] * a + forms[1] * b) + forms[2] * b.square()
         for node in rng.choice(np.flatnonzero(np.isfinite(nodes.log_measure.numpy())), 6):
-            chirp = float(np.exp(nodes.log_chirp[node % CHIRPS]))
+            chirp = float(torch.exp(nodes.log_chirp[node % CHIRPS]))
             expected = largest(window, chirp, float(nodes.ratios[node // CHIRPS]), time)
             assert float(found[node]) == pytest.approx(expected, rel=0.02, abs=0.5)
 

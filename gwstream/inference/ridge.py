@@ -205,7 +205,8 @@ def _measure(
     log_l, a, b = likelihood
     count, lags = log_l.shape[:2]
     inside = torch.isfinite(nodes.log_measure)
-    peak = log_l[..., inside].flatten(1).amax(1)
+    loudest = log_l.amax(1).masked_fill(~inside, -math.inf)
+    peak = loudest.amax(1)
     snr = torch.sqrt(2 * peak).clamp(min=LEAST_SNR)
     flat = (CLEAR_SNR / snr).square().clamp(max=1.0)[:, None]
     log_power = torch.log((2 * log_l).clamp(min=LEAST_SNR**2))
@@ -256,7 +257,7 @@ def _measure(
         mass,
     )
     ratio, spread = _ratio(nodes, mass)
-    profile = log_l.reshape(shape).amax((1, 2)) - peak[:, None]
+    profile = loudest.reshape(count, RATIOS, CHIRPS).amax(1) - peak[:, None]
     return Ridge(torch.stack(fields, -1), profile, ratio, spread, snr, nodes.ratios)
 
 
