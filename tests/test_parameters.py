@@ -52,7 +52,7 @@ def test_jacobian_equals_numerical_differentiation(snr: float) -> None:
         assert log_jacobian[0] == pytest.approx(-np.log(abs(np.linalg.det(matrix))), abs=1e-3)
 
 
-@pytest.mark.parametrize("snr", [0.0, 7.0, 11.0])
+@pytest.mark.parametrize("snr", [0.0, 7.0])
 def test_a_density_in_coordinates_is_a_density_in_parameters(snr: float) -> None:
     """The prior's mass, counted with wide draws in the coordinates, is one."""
     one = anchor(snr)
