@@ -80,7 +80,7 @@ def test_draws_know_whether_they_are_stratified() -> None:
     class Loose(Mixture):
         stratified = False
 
-    bare = Loose(*(getattr(GOOD, name) for name in ("mean", "sigma", "angle", "kappa", "low", "high")))
+    bare = Loose(*(getattr(GOOD, name) for name in ("mean", "sigma", "angle", "kappa")))
     first = sample(bare, target, 500, np.random.default_rng(11))
     assert (first.rounds, first.stratified) == (1, False)
     assert sample(GOOD, target, 500, np.random.default_rng(11)).stratified
