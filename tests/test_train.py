@@ -62,7 +62,7 @@ def test_a_run_makes_a_model_that_loads_and_its_loss_falls(whole: Path) -> None:
     assert weights == whole / "whole" / "weights.safetensors"
     model = load_model(weights.parent)
     assert model.name == "tiny"
-    assert len(model.net.shift) == size(4, 26)
+    assert len(model.net.shift) == size(model.bank, 26)
     rows = losses(whole / "run" / "loss.csv")
     assert [int(row[0]) for row in rows] == [20, 40]
     judged = losses(whole / "run" / "held-out.csv")
