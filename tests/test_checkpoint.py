@@ -59,7 +59,11 @@ def test_saving_leaves_no_part_behind_and_the_hash_names_the_bytes(folder: Path)
     path = folder / checkpoint.WEIGHTS
     tensors = load_file(path)
     tensors["net.shift"][0] += 1
-    save_file(tensors, path, checkpoint.section_hashes(read_spec(folder / "model.toml")) | {"inputs": str(len(tensors["net.shift"]))})
+    save_file(
+        tensors,
+        path,
+        checkpoint.section_hashes(read_spec(folder / "model.toml")) | {"inputs": str(len(tensors["net.shift"]))},
+    )
     assert load_model(folder).hash != first
 
 
@@ -118,7 +122,11 @@ def test_a_missing_tensor_is_refused(folder: Path, missing: str) -> None:
     path = folder / checkpoint.WEIGHTS
     tensors = load_file(path)
     del tensors[missing]
-    save_file(tensors, path, checkpoint.section_hashes(read_spec(folder / "model.toml")) | {"inputs": str(len(tensors["net.shift"]))})
+    save_file(
+        tensors,
+        path,
+        checkpoint.section_hashes(read_spec(folder / "model.toml")) | {"inputs": str(len(tensors["net.shift"]))},
+    )
     with pytest.raises(ModelError, match="does not fit the network"):
         load_model(folder)
 

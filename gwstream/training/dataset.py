@@ -197,7 +197,9 @@ class Simulator:
         rho = one.live.gate(windows)
         if luck is not None:
             loudest = (rho[:, 0].square() + rho[:, 1].square()).amax((1, 2)).sqrt()
-            kept = torch.nonzero((loudest > FAINT_SNR) | (luck < FAINT_KEPT))[:, 0]
+            chosen = (loudest > FAINT_SNR) | (luck < FAINT_KEPT)
+            chosen[0] |= not chosen.any()  # no window at all is a shape nobody expects
+            kept = torch.nonzero(chosen)[:, 0]
             x, windows, rho = x[kept.numpy()], windows[kept], rho[kept]
         seen = see(one.live, windows, rho, one.context.expand(len(windows), -1), self.prior)
         e = torch.from_numpy(seen.anchor.encode(x)).float()
