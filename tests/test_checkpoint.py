@@ -121,12 +121,9 @@ def test_garbage_and_pickles_are_refused_and_never_run(folder: Path, tmp_path: P
 def test_a_missing_tensor_is_refused(folder: Path, missing: str) -> None:
     path = folder / checkpoint.WEIGHTS
     tensors = load_file(path)
+    inputs = {"inputs": str(len(tensors["net.shift"]))}
     del tensors[missing]
-    save_file(
-        tensors,
-        path,
-        checkpoint.section_hashes(read_spec(folder / "model.toml")) | {"inputs": str(len(tensors["net.shift"]))},
-    )
+    save_file(tensors, path, checkpoint.section_hashes(read_spec(folder / "model.toml")) | inputs)
     with pytest.raises(ModelError, match="does not fit the network"):
         load_model(folder)
 
