@@ -8,7 +8,7 @@ MODEL ?= models/bbh-1det
 DEMO ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench bench-hour bench-reference bench-sampler train validate clean system-packages
+.PHONY: help demo test test-slow lint format bench bench-hour bench-calibration bench-reference bench-sampler train validate clean system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench: $(VENV)/.test ## latency from a frame's rename to an event (6 minutes)
 
 bench-hour: $(VENV)/.test ## an hour of simulated strain: recovery, noise events, memory
 	$(BIN)/python benchmarks/hour.py
+
+bench-calibration: $(VENV)/.test ## how soon live calibration finds a fault (a quarter of an hour)
+	$(BIN)/python benchmarks/calibration.py
 
 bench-reference: $(VENV)/.test ## real events against their exact posteriors (needs ../shared/data)
 	$(BIN)/python benchmarks/reference.py

@@ -118,6 +118,14 @@ class SummaryConfig(Section):
     network: NetworkConfig = NetworkConfig()
 
 
+class CalibrationConfig(Section):
+    """Known signals put into copies of the windows, to see whether posteriors are right."""
+
+    interval: float = Field(16.0, ge=0, description="s of strain a signal, in each detector; 0: none")
+    last: int = Field(300, ge=10, le=10_000, description="signals a detector that the figures are of")
+    false_alarm_days: float = Field(30.0, gt=0, description="days between two false alarms, at least, on average")
+
+
 class PublishConfig(Section):
     """The broker and the topics."""
 
@@ -157,6 +165,7 @@ class Config(Section):
     batching: BatchingConfig = BatchingConfig()
     inference: InferenceConfig = InferenceConfig()
     summary: SummaryConfig = SummaryConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
     publish: PublishConfig = PublishConfig()
     metrics: MetricsConfig = MetricsConfig()
     service: ServiceConfig = ServiceConfig()

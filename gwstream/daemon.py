@@ -8,6 +8,7 @@ from functools import partial
 from prometheus_client import CollectorRegistry
 
 from gwstream import __version__, logs, pipeline, service
+from gwstream.calibration import Calibration
 from gwstream.conditioning import Conditioner
 from gwstream.config import Config
 from gwstream.console import Printer
@@ -15,6 +16,7 @@ from gwstream.inference import Inference, Model, load_model
 from gwstream.metrics import Metrics
 from gwstream.pipeline.parts import Parts, PublisherLike
 from gwstream.publish import Publisher, check_broker
+from gwstream.records import Tally
 from gwstream.settings import strain
 from gwstream.source import open_source
 from gwstream.web import Feed, Watch
@@ -63,6 +65,7 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
                 inference=inference,
                 prior=inference.prior,
                 publisher=publisher,
+                calibration=_calibration(config, inference, live=source.live, tally=metrics.tally),
                 observers=(metrics, watch),
                 tally=metrics.tally,
             )
@@ -70,3 +73,10 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
             await pipeline.run(parts, life.stop)
 
         await service.serve(work, service=config.service, http=config.metrics, metrics=metrics, feed=feed)
+
+
+def _calibration(config: Config, inference: Inference, *, live: bool, tally: Tally) -> Calibration | None:
+    """Known signals at the rate that is set; None: at none."""
+    if not config.calibration.interval:
+        return None
+    return Calibration(config, inference.model.spec, inference.prior, inference, live=live, tally=tally)

@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from gwstream import __version__, clock
+from gwstream.calibration import Report
 from gwstream.publish import Delivered
 from gwstream.records import NANO, Batch, Gap, Outgoing, Strain, Trigger, Whitener, Window, gps_ns
 
@@ -46,6 +47,7 @@ class Metrics:
         self._process()
         self._flow()
         self._detectors()
+        self._calibration()
         for stage in STAGES:
             self._stage.labels(stage)
         for quality in ("good", "suspect", "withdrawn"):
@@ -125,6 +127,22 @@ class Metrics:
             registry=r,
         )
 
+    def _calibration(self) -> None:
+        def gauge(name: str, about: str, *more: str) -> Gauge:
+            return Gauge(f"gwstream_calibration_{name}", about, ["detector", *more], registry=self.registry)
+
+        self._injections = Counter(
+            "gwstream_calibration_injections_total", "Known signals judged.", ["detector"], registry=self.registry
+        )
+        self._coverage = gauge("coverage", "Fraction of intervals that held the truth, of late.", "interval")
+        self._coverage_error = gauge("coverage_error", "Standard error of the coverage.", "interval")
+        self._rank_p = gauge("rank_p", "Kolmogorov-Smirnov p-value of the ranks of known signals.", "parameter")
+        self._ess = gauge("ess_fraction", "Median effective fraction of the draws.")
+        self._snr_ratio = gauge("snr_ratio", "Median of recovered over optimal SNR, from 8 on.")
+        self._found = gauge("found_fraction", "Fraction behind the gate, of optimal SNR from 8 on.")
+        self._alarm = gauge("alarm", "1 while the ranks of known signals are not uniform.")
+        self._evidence = gauge("evidence", "ln of the statistic of the alarm over its threshold.")
+
     def _child(self, metric: Any, *labels: str) -> Any:
         """The child of a labelled metric, looked up once."""
         key = (metric, *labels)
@@ -202,6 +220,24 @@ class Metrics:
             self._child(self._network, "withdrawn").inc()
         else:
             self._child(self._network, verdict).inc()
+
+    def calibrated(self, report: Report) -> None:
+        """A known signal was judged; these are no posteriors, and count as none."""
+        name = report.detector
+        self._child(self._injections, name).inc()
+        for width, value, error in (
+            ("50", report.coverage_50, report.coverage_50_error),
+            ("90", report.coverage_90, report.coverage_90_error),
+        ):
+            self._child(self._coverage, name, width).set(value)
+            self._child(self._coverage_error, name, width).set(error)
+        for parameter, p in report.p.items():
+            self._child(self._rank_p, name, parameter).set(p)
+        self._child(self._ess, name).set(report.ess)
+        self._child(self._snr_ratio, name).set(report.snr_ratio)
+        self._child(self._found, name).set(report.found)
+        self._child(self._alarm, name).set(report.alarm)
+        self._child(self._evidence, name).set(report.evidence)
 
     def _whitener(self, detector: str, whitener: Whitener | None, age: float | None = None) -> None:
         """State of the PSD; ``age``: s from its end to the last window, None: no news."""

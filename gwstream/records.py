@@ -103,6 +103,7 @@ class Window:
 
     ``start``: samples since GPS 0 at ``rate``, filter delays removed. ``context``: (k,) float32 compressed PSD.
     ``dq`` as in `Strain`, over everything that touched the window. ``gap``: a gap lies within its PSD history.
+    ``injected``: a copy with a known signal added, to see how the daemon judges it; never to be published.
     """
 
     detector: str
@@ -114,6 +115,7 @@ class Window:
     dq: int | None = None
     gap: bool = False
     simulated: bool = False
+    injected: bool = False
 
     @property
     def gps_ns(self) -> int:
@@ -198,7 +200,8 @@ class Summary:
 
     ``posterior``: canonical JSON (sorted keys, no spaces), the message part whose ``sha256`` is stated in the message;
     for kind "network" the part ``network``, and ``detector`` is "network". ``event``: the event's own fields, as a
-    mapping fit for JSON; None for kind "posterior". ``gps_ns``: median coalescence time.
+    mapping fit for JSON; None for kind "posterior". ``gps_ns``: median coalescence time. ``injected``: of such a
+    `Window`.
     """
 
     kind: Literal["posterior", "event", "network"]
@@ -208,6 +211,7 @@ class Summary:
     posterior: bytes
     sha256: str
     event: Mapping[str, object] | None = None
+    injected: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +222,10 @@ class Outgoing:
     of step ("source", "conditioning_queue", "conditioning", "batching", "inference_queue", "inference", "summary") and
     the ``time.monotonic_ns()`` at its end, in order; each step lasts from the mark before it.
     ``data_end_ns``: GPS ns of the last sample needed. ``first_event``: of a network event, ``time.monotonic_ns()`` at
-    which the first of its members' events was made; 0: of anything else.
+    which the first of its members' events was made; 0: of anything else. ``calibration``: how known signals fared of
+    late, fit for JSON.
+
+    Raises ValueError for a summary of an injected window: none is ever on its way to the broker.
     """
 
     summary: Summary
@@ -226,6 +233,11 @@ class Outgoing:
     marks: tuple[tuple[str, int], ...]
     data_end_ns: int
     first_event: int = 0
+    calibration: Mapping[str, object] | None = None
+
+    def __post_init__(self) -> None:
+        if self.summary.injected:
+            raise ValueError(f"{self.summary.id}: an injected signal is never published")
 
 
 class Tally(Protocol):

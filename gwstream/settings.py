@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gwstream.config import Config, default_model, explain
+from gwstream.config import CalibrationConfig, Config, default_model, explain
 from gwstream.errors import ConfigError, SourceError
 
 _NAMED = re.compile(r"[A-Z]-([A-Z][0-9])[_-]")
@@ -42,6 +42,7 @@ def _config(source: dict[str, Any], *, model: Path | None, gate_snr: float, brok
         "source": source,
         "inference": {"model": (model or default_model()).resolve(), "gate_snr": gate_snr},
         "metrics": {"enabled": False},
+        "calibration": {"interval": 0},
     }
     if broker is None:
         table["service"] = {"log_level": "warning"}  # what is printed is for programs to read
@@ -89,6 +90,7 @@ def check(path: Path, config: Config) -> None:
         ("  distance", f"{prior.distance[0]:g} to {prior.distance[1]:g} Gpc, effective, uniform{in_volume}"),
         ("inference", f"gate at SNR {config.inference.gate_snr:g}, {config.inference.draws} draws a posterior"),
         ("network", network(config)),
+        ("calibration", _calibration(config.calibration)),
         ("publish", f"MQTT v5 to {publish.host}:{publish.port}, topics {publish.prefix}/# (not tried)"),
         ("page, metrics", f"http://{http.host}:{http.port}/" if http.enabled else "off"),
     ]
@@ -106,6 +108,12 @@ def network(config: Config) -> str:
         return "off" if pairs else "one detector has none"
     between = light_travel()
     return ", ".join(f"{one}-{other} {1e3 * between(one, other):.1f} ms" for one, other in pairs) + " of light apart"
+
+
+def _calibration(config: CalibrationConfig) -> str:
+    if not config.interval:
+        return "off"
+    return f"a known signal in each {config.interval:g} s of a detector's strain, figures of the last {config.last}"
 
 
 def strain(config: Config, name: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from gwstream.calibration import Report
+from gwstream.calibration.alarm import QUANTITIES
 from gwstream.records import Posterior, Trigger, Waveform, Whitener, Window
 
 RATE = 256
@@ -84,3 +86,25 @@ def posterior(of: Window, time: float = 0.75, log_bayes: float = 40.0, n: int = 
         "model": {"name": "fake", "version": "1", "hash": "0" * 64, "conditioning_hash": "1" * 64},
     }
     return Posterior(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def report(detector: str = "H1", injections: int = 300, **changes: object) -> Report:
+    """How known signals fared."""
+    fields: dict[str, object] = {
+        "detector": detector,
+        "injections": injections,
+        "total": injections,
+        "coverage_50": 0.51,
+        "coverage_50_error": 0.02,
+        "coverage_90": 0.89,
+        "coverage_90_error": 0.01,
+        "p": dict.fromkeys(QUANTITIES, 0.4),
+        "ess": 0.6,
+        "snr_ratio": 1.01,
+        "found": 0.97,
+        "alarm": False,
+        "alarm_about": "",
+        "alarms": 0,
+        "evidence": -10.0,
+    }
+    return Report(**{**fields, **changes})  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from scipy.signal import welch
 from gwstream.spectra import asd
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
-SCRIPTS = ("latency.py", "hour.py", "reference.py")
+SCRIPTS = ("latency.py", "hour.py", "reference.py", "calibration.py")
 
 
 @pytest.fixture

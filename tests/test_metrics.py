@@ -60,6 +60,7 @@ def busy(detectors: tuple[str, ...] = ("H1", "L1")) -> Metrics:
                 out, sequence=0, attempt=1, monotonic_ns=out.arrived + 90_000_000, gps_ns=out.summary.gps_ns + NANO
             )
             metrics.delivered(Delivered(outgoing=out, delivery=part, latency=0.091))
+        metrics.calibrated(fakes.report(detector, alarm=detector == "L1"))
         for number in range(2 * REASONS):
             metrics.tally("source", f"reason_{number}", detector)
     out = outgoing(0, detectors[0], "network")
@@ -95,6 +96,24 @@ def test_values_are_those_that_were_told() -> None:
     assert value(metrics, "gwstream_latency_seconds_sum", detector="H1") == pytest.approx(0.182)
     assert value(metrics, "gwstream_since_coalescence_seconds", detector="H1") == pytest.approx(1.0)
     assert value(metrics, "gwstream_posteriors_total", detector="H1", quality="good") == 1
+
+
+def test_known_signals_have_their_own_figures_and_count_as_no_posteriors() -> None:
+    metrics = Metrics(CollectorRegistry(), ("H1",))
+    before = dict.fromkeys(name for name, _, _ in samples(metrics))
+    metrics.calibrated(fakes.report())
+    metrics.calibrated(fakes.report(coverage_90=0.7, alarm=True))
+    name = "gwstream_calibration_"
+    assert value(metrics, f"{name}injections_total", detector="H1") == 2
+    assert value(metrics, f"{name}coverage", detector="H1", interval="50") == 0.51
+    assert value(metrics, f"{name}coverage", detector="H1", interval="90") == 0.7
+    assert value(metrics, f"{name}coverage_error", detector="H1", interval="90") == 0.01
+    assert value(metrics, f"{name}rank_p", detector="H1", parameter="joint") == 0.4
+    assert value(metrics, f"{name}alarm", detector="H1") == 1
+    changed = [other for other, _, number in samples(metrics) if number and other not in before]
+    assert all(other.startswith(name) for other in changed)
+    for other in ("windows", "triggers", "events"):
+        assert value(metrics, f"gwstream_{other}_total", detector="H1") == 0
 
 
 def test_the_tally_counts_by_reason_and_is_bounded() -> None:

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import GPS, RATE, posterior, trigger, whitener, window
+from fakes import GPS, RATE, posterior, report, trigger, whitener, window
 
+from gwstream.calibration import Report
+from gwstream.calibration.shadow import Planned
 from gwstream.config import Config
 from gwstream.errors import EngineError, SourceError
 from gwstream.pipeline import BATCHES_AT_REST, CUTS, RECORDS, TRIGGERS, run
@@ -143,12 +145,53 @@ class FakeObserver:
     def outgoing(self, outgoing: Outgoing, window: Window) -> None:
         self.seen[outgoing.summary.kind] += 1
 
+    def calibrated(self, report: Report) -> None:
+        self.seen["calibrated"] += 1
+
     def stage(self, stage: str, seconds: float) -> None:
         assert seconds >= 0
         self.stages[stage] += 1
 
     def queue(self, stage: str, depth: int) -> None:
         self.depths[stage] = max(self.depths[stage], depth)
+
+
+class FakeCalibration:
+    """Has a signal for the asking ``after`` s from now, ``signals`` times; says when it was judged."""
+
+    def __init__(self, signals: int = 3, after: float = 0.0, delay: float = 0.0) -> None:
+        self.signals = signals
+        self.after = after
+        self.delay = delay
+        self.records: list[int] = []
+        self.windows: list[int] = []
+        self.judged: list[tuple[float, int]] = []
+        self.known = 0
+
+    def conditioned(self, record: Strain | Gap, windows: Sequence[Window], now: float) -> None:
+        self.records.append(record.start)
+
+    def gated(self, triggers: Sequence[Trigger]) -> None:
+        self.windows += [one.window.start for one in triggers]
+
+    def due(self, now: float) -> float | None:
+        return now + self.after if self.signals else None
+
+    def take(self) -> Planned | None:
+        self.signals -= 1
+        return Planned(window(), RATE, np.zeros(5), np.random.default_rng(0))
+
+    def judge(self, planned: Planned) -> Report:
+        time.sleep(self.delay)
+        self.judged.append((time.monotonic(), threading.get_ident()))
+        return report()
+
+    def done(self, told: Report, seconds: float) -> None:
+        assert seconds >= self.delay
+        self.known += 1
+
+    def told(self, detector: str) -> Mapping[str, object]:
+        return {"known": self.known, "detector": detector}
 
 
 def parts(source: FakeSource, **changes: Any) -> Parts:
@@ -444,3 +487,65 @@ async def test_a_gap_passes_without_windows() -> None:
     gap = Gap(detector="H1", start=(GPS + 1) * RATE, rate=RATE, length=RATE, reason="missing")
     publisher = await finish(parts(FakeSource({"H1": [strain(0), gap, strain(2)]}, live=True)))
     assert len(kinds(publisher, "posterior")) == 6
+
+
+async def test_known_signals_are_judged_while_nothing_waits() -> None:
+    stop = asyncio.Event()
+    source = FakeSource({"H1": [strain(0)]}, live=True, endless=True)
+    calibration, observer, inference = FakeCalibration(after=0.02), FakeObserver(), FakeInference(delay=0.02)
+    joined = parts(source, calibration=calibration, observers=[observer], inference=inference)
+    running = asyncio.create_task(finish(joined, stop))
+    await until(lambda: calibration.known == 3)
+    publisher = joined.publisher
+    assert isinstance(publisher, FakePublisher)
+    assert {thread for _, thread in calibration.judged} == inference.threads
+    assert min(at for at, _ in calibration.judged) > max(publisher.times)  # real windows first
+    assert calibration.records == [GPS * RATE]
+    assert calibration.windows == [GPS * RATE + 16 * k for k in range(16)]
+    assert observer.seen["calibrated"] == 3
+    assert observer.seen["posterior"] == len(kinds(publisher, "posterior")) == 3
+    assert publisher.sent[0].calibration == {"known": 0, "detector": "H1"}
+    stop.set()
+    await running
+
+
+async def test_a_known_signal_that_made_live_strain_wait_is_counted() -> None:
+    stop, lost = asyncio.Event(), Counter[tuple[str, str, str]]()
+    go = asyncio.Event()
+
+    class Late(FakeSource):
+        async def stream(self, detector: str) -> AsyncIterator[Strain | Gap]:
+            await go.wait()
+            async for record in super().stream(detector):
+                yield record
+
+    calibration = FakeCalibration(signals=1, delay=0.2)
+    source = Late({"H1": [strain(0)]}, live=True, endless=True)
+    joined = parts(source, calibration=calibration, tally=lambda s, r, d, n=1: lost.update({(s, r, d): n}))
+    running = asyncio.create_task(finish(joined, stop))
+    await asyncio.sleep(0.05)
+    go.set()
+    await until(lambda: len(kinds(joined.publisher, "posterior")) == 3)  # type: ignore[arg-type]
+    assert lost == {("calibration", "made strain wait", "H1"): 1}
+    stop.set()
+    await running
+
+
+async def test_strain_that_is_not_live_waits_for_known_signals() -> None:
+    calibration = FakeCalibration(signals=5)
+    publisher = await finish(parts(FakeSource({"H1": [strain(n) for n in range(9)]}, False), calibration=calibration))
+    assert calibration.known == 5
+    assert len(kinds(publisher, "posterior")) == 27
+    assert publisher.sent[-1].calibration == {"known": 5, "detector": "H1"}
+
+
+async def test_when_told_to_stop_no_further_known_signal_is_judged() -> None:
+    stop = asyncio.Event()
+    source = FakeSource({"H1": [strain(n) for n in range(2)]}, live=True, endless=True)
+    calibration = FakeCalibration(signals=1000, delay=0.01)
+    running = asyncio.create_task(finish(parts(source, calibration=calibration), stop))
+    await until(lambda: calibration.known > 2)
+    stop.set()
+    before = calibration.known
+    await running
+    assert calibration.known <= before + 1

@@ -267,6 +267,24 @@ async def test_watch_tells_each_sample_once_and_gaps_as_gaps() -> None:
     assert facts["detectors"] == {"H1": {"state": "full"}, "L1": {"state": "waiting"}}
 
 
+async def test_watch_tells_of_known_signals_now_and_then_and_of_an_alarm_at_once() -> None:
+    live = new_feed()
+    told: list[dict[str, Any]] = []
+    now = [0.0]
+    watch = Watch(live, tell=lambda **facts: told.append(facts), clock=lambda: now[0])
+    told.clear()
+    for second in range(25):
+        now[0] = second
+        watch.calibrated(fakes.report(injections=second + 1, alarm=second >= 14))
+    assert [one["calibration"]["H1"]["injections"] for one in told] == [1, 11, 15, 25]
+    assert [one["calibration"]["H1"]["alarm"] for one in told] == [False, False, True, True]
+    assert told[-1]["calibration"]["H1"]["text"].startswith("90 % intervals covered 0.89 ± 0.01 of the last 25 known")
+    with live.page() as page:
+        history = (await anext(page)).decode()
+    assert history.count("event: calibration") == 1
+    assert '"injections":25' in history
+
+
 async def test_the_page_in_a_real_browser(tmp_path: Path) -> None:
     port = free_port()
     live = new_feed()
@@ -288,6 +306,11 @@ async def test_the_page_in_a_real_browser(tmp_path: Path) -> None:
             assert "12.0" in text
             assert await page.until("document.querySelector('.H1 .state').textContent") == "full"
             assert "1234" in await page.run("document.querySelector('.H1 .facts').innerText")
+            live.calibration("H1", fakes.report().part())
+            await page.until("document.querySelector('.H1 .facts').innerText.includes('0.89 \u00b1 0.01 of 300')")
+            assert not await page.run("document.querySelector('.H1 .facts .bad')")
+            live.calibration("H1", fakes.report(alarm=True).part())
+            await page.until("document.querySelector('.H1 .facts .bad')?.title.includes('alarm')")
             await page.until("document.querySelector('#detail .stages')?.children.length")
             detail = await page.run("document.querySelector('#detail').innerText")
             assert "Latency 77 ms" in detail

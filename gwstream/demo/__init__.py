@@ -92,7 +92,11 @@ class _Demo:
                 directory.mkdir()
             page = child.free_port()
             settings = child.Settings(
-                directories=directories, model=default_model(), broker_port=broker.port, http_port=page
+                directories=directories,
+                model=default_model(),
+                broker_port=broker.port,
+                http_port=page,
+                more="\n[calibration]\ninterval = 0  # a recording is too short for it\n",
             )
             config = folder / "gwstream.toml"
             config.write_text(settings.toml(), encoding="utf-8")

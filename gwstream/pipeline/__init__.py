@@ -21,7 +21,7 @@ from gwstream.batching import Batcher
 from gwstream.pipeline.channel import Channel, Closed
 from gwstream.pipeline.journey import Batched, Cut, Journey, Pending
 from gwstream.pipeline.network import Followed
-from gwstream.pipeline.parts import Parts
+from gwstream.pipeline.parts import CalibrationLike, Parts
 from gwstream.records import NANO, Batch, Gap, Outgoing, Strain, Summary, Trigger, Whitener, Window, gps_ns
 from gwstream.summary import Summarizer
 
@@ -128,6 +128,8 @@ class _Pipeline:
                 self._fresh[detector] = conditioner.whitener
             for observer in self._parts.observers:
                 observer.conditioned(detector, windows, conditioner.whitener)
+            if self._parts.calibration is not None:
+                self._parts.calibration.conditioned(record, windows, loop.time())
             if windows:
                 self._open[detector] += len(windows)
                 await self._cuts.put(Cut(windows, journey))
@@ -168,8 +170,36 @@ class _Pipeline:
                 while not self._pending or (self._live and len(self._batches)):
                     if self._live and not len(self._batches):
                         await self._prepare()
-                    await self._gate(await self._batches.get())
+                    batched = await self._next()
+                    if batched is not None:
+                        await self._gate(batched)
                 await self._posterior(heapq.heappop(self._pending))
+
+    async def _next(self) -> Batched | None:
+        """The next batch, or None after a known signal was judged while none came."""
+        calibration = self._parts.calibration
+        if calibration is None or self._pending or self._deadline is not None:
+            return await self._batches.get()
+        due = calibration.due(asyncio.get_running_loop().time())
+        if self._live or due is None:
+            with suppress(TimeoutError):
+                return await self._batches.get(due)
+        await self._calibrate(calibration)
+        return None
+
+    async def _calibrate(self, calibration: CalibrationLike) -> None:
+        """Judge a known signal. Should live strain come meanwhile after all, that is counted."""
+        planned = calibration.take()
+        if planned is None:
+            return
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        report = await loop.run_in_executor(self._inference_thread, calibration.judge, planned)
+        calibration.done(report, loop.time() - begin)
+        if self._live and len(self._batches):
+            self._parts.tally("calibration", "made strain wait", report.detector)
+        for observer in self._parts.observers:
+            observer.calibrated(report)
 
     async def _prepare(self) -> None:
         """While nothing waits: filter the bank for the newest whiteners, which the next frame's windows will have."""
@@ -191,6 +221,8 @@ class _Pipeline:
         self._open.subtract(t.window.detector for t in triggers if not t.passed)
         for observer in self._parts.observers:
             observer.gated(batch, triggers)
+        if self._parts.calibration is not None:
+            self._parts.calibration.gated(triggers)
         middle = self._parts.prior.middle
         passed = [(abs(t.time - middle), k) for k, t in enumerate(triggers) if t.passed]
         places: Counter[str] = Counter()
@@ -224,6 +256,8 @@ class _Pipeline:
         self._spent("summary", done, end)
         window = pending.trigger.window
         data_end = gps_ns(window.start + len(window.samples), window.rate)
+        calibration = self._parts.calibration
+        told = calibration.told(window.detector) if calibration is not None else None
         for summary in summaries:
             outgoing = Outgoing(
                 summary=summary,
@@ -231,6 +265,7 @@ class _Pipeline:
                 marks=journey.marks,
                 data_end_ns=data_end,
                 first_event=self._followed.first(summary, end),
+                calibration=told if summary.detector == window.detector else None,
             )
             for observer in self._parts.observers:
                 observer.outgoing(outgoing, window)

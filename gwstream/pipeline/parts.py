@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from gwstream.calibration import Report
+from gwstream.calibration.shadow import Planned
 from gwstream.config import Config
 from gwstream.prior import Prior
 from gwstream.records import Batch, Gap, Outgoing, Posterior, Strain, Tally, Trigger, Whitener, Window, silent
@@ -37,6 +39,18 @@ class InferenceLike(Protocol):
     def prepare(self, whitener: Whitener) -> None: ...
 
 
+class CalibrationLike(Protocol):
+    """What the pipeline asks of `gwstream.calibration.Calibration`."""
+
+    def conditioned(self, record: Strain | Gap, windows: Sequence[Window], now: float) -> None: ...
+    def gated(self, triggers: Sequence[Trigger]) -> None: ...
+    def due(self, now: float) -> float | None: ...
+    def take(self) -> Planned | None: ...
+    def judge(self, planned: Planned) -> Report: ...
+    def done(self, report: Report, seconds: float) -> None: ...
+    def told(self, detector: str) -> Mapping[str, object]: ...
+
+
 class PublisherLike(Protocol):
     """What the pipeline asks of `gwstream.publish.Publisher`."""
 
@@ -60,6 +74,9 @@ class Observer(Protocol):
     def outgoing(self, outgoing: Outgoing, window: Window) -> None:
         """The summary of a window goes to the publisher."""
 
+    def calibrated(self, report: Report) -> None:
+        """A known signal was judged."""
+
     def stage(self, stage: str, seconds: float) -> None:
         """A record, batch or posterior took so long in a stage and the queue before it."""
 
@@ -77,5 +94,6 @@ class Parts:
     inference: InferenceLike
     prior: Prior
     publisher: PublisherLike
+    calibration: CalibrationLike | None = None
     observers: Sequence[Observer] = ()
     tally: Tally = silent

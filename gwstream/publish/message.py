@@ -27,8 +27,9 @@ def delivery(outgoing: Outgoing, *, sequence: int, attempt: int, monotonic_ns: i
     """How a message that is sent now got here; ``monotonic_ns`` and ``gps_ns`` are now, on the two clocks, in ns.
 
     Latencies are seconds and add up to their total: each step lasts from the mark before it, ``publish`` from the last.
+    How known signals fared of late is said as it was when the posterior was made.
     """
-    part = {
+    part: dict[str, Any] = {
         "sequence": sequence,
         "attempt": attempt,
         "latency": _latency(outgoing, monotonic_ns),
@@ -38,7 +39,7 @@ def delivery(outgoing: Outgoing, *, sequence: int, attempt: int, monotonic_ns: i
     }
     if outgoing.first_event:
         part["since_first_event"] = round((monotonic_ns - outgoing.first_event) / NANO, 6)
-    return part
+    return part if outgoing.calibration is None else part | {"calibration": outgoing.calibration}
 
 
 def compose(summary: Summary, delivery_part: dict[str, Any]) -> bytes:

@@ -48,6 +48,7 @@ class Summarizer:
             gps_ns=gps_ns,
             posterior=body,
             sha256=digest,
+            injected=window.injected,
         )
         into_window = (gps_ns - window.gps_ns) / NANO
         doubts = reasons(posterior, self._config)

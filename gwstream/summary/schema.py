@@ -33,6 +33,7 @@ def schema() -> Schema:
             "status": _status(),
             "event": _event(),
             "delivery": _delivery(),
+            "calibration": _calibration(),
             "posterior": _posterior(),
             "parameter": _parameter(),
             **network.definitions({"$ref": "#/$defs/delivery"}, _model()),
@@ -64,6 +65,7 @@ def _status() -> Schema:
         model=_model(),
         engine=TEXT,
         detectors=says(opened(record(), opened(record(state={"enum": list(STATES)}))), "state of the PSD by detector"),
+        calibration=says(opened(record(), {"$ref": "#/$defs/calibration"}), "how known signals fare, by detector"),
     )
     return opened(known) | {"required": ["schema", "state", "instance"]}
 
@@ -93,7 +95,34 @@ def _delivery() -> Schema:
     part["properties"]["since_first_event"] = says(
         NUMBER, "of network events: s from the first of its members' events that was made, to sending"
     )
+    part["properties"]["calibration"] = {"$ref": "#/$defs/calibration"}
     return opened(part)
+
+
+def _calibration() -> Schema:
+    flag: Schema = {"type": "boolean"}
+    return record(
+        "How the last signals fared that the daemon put into copies of this detector's windows, drawn from the prior, "
+        "every one of them counted. Absent: no such are made.",
+        text=says(TEXT, "the same for people"),
+        injections=says(COUNT, "signals these figures are of"),
+        total=says(COUNT, "signals since the daemon started"),
+        coverage_50=says(MAYBE, "fraction of central 50 % intervals that held the truth, all parameters together"),
+        coverage_50_error=says(MAYBE, "its standard error"),
+        coverage_90=says(MAYBE, "fraction of the 90 % intervals of messages that held it, all parameters together"),
+        coverage_90_error=says(MAYBE, "its standard error"),
+        p=says(
+            record(**dict.fromkeys((*PARAMETERS, "joint"), MAYBE)),
+            "Kolmogorov-Smirnov p-value of the truth's ranks among the draws; joint: of its distance from the mean",
+        ),
+        ess=says(MAYBE, "median effective fraction of the draws"),
+        snr_ratio=says(MAYBE, "median of recovered over optimal SNR, of signals from optimal SNR 8 on"),
+        found=says(MAYBE, "fraction of those that the gate would have passed"),
+        alarm=says(flag, "a sequential test, with a false alarm a month at most, finds the ranks not uniform"),
+        alarm_about=says(TEXT, "parameter that speaks loudest, or joint; empty without an alarm"),
+        alarms=says(COUNT, "since the daemon started"),
+        evidence=says(MAYBE, "ln of the test's statistic over its threshold"),
+    )
 
 
 def _posterior() -> Schema:

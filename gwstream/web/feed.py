@@ -80,6 +80,7 @@ class Feed:
         self._about: dict[str, Any] = {"detectors": list(detectors)}
         self._link: dict[str, Any] = {"up": False, "reason": "not connected yet", "outbox": 0}
         self._states: dict[str, DetectorState | None] = dict.fromkeys(detectors)
+        self._calibration: dict[str, dict[str, Any]] = {}
         self._strain: dict[str, deque[dict[str, Any]]] = {}
         self._posteriors: deque[dict[str, Any]] = deque(maxlen=POSTERIORS)
         self._closed = False
@@ -96,6 +97,11 @@ class Feed:
             self._came[detector] = self._monotonic()
         self._states[detector] = state
         self._tell("detector", self._state(detector, state))
+
+    def calibration(self, detector: str, part: dict[str, Any]) -> None:
+        """How known signals fare in a detector, as messages say it."""
+        self._calibration[detector] = {"detector": detector, **part}
+        self._tell("calibration", self._calibration[detector])
 
     def strain(self, detector: str, gps_ns: int, rate: int, samples: Floats) -> None:
         """Whitened ``samples`` (n,) at ``rate`` Hz that follow what was told before; ``gps_ns``: of the first."""
@@ -175,6 +181,8 @@ class Feed:
         for name, state in self._states.items():
             if state is not None:
                 yield _event("detector", self._state(name, state))
+        for message in self._calibration.values():
+            yield _event("calibration", message)
         for kept in self._strain.values():
             for message in kept:
                 yield _event("strain", message)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from gwstream.calibration import Report
 from gwstream.records import Batch, Floats, Gap, Outgoing, Strain, Trigger, Whitener, Window, gps_ns
 from gwstream.web.feed import DetectorState, Feed
 
 STATE_INTERVAL = 1.0  # s between two states of a detector
+STATUS_INTERVAL = 10.0  # s between two changes of the status that are no news
 PIECE = 0.25  # s of strain a message holds at least
 
 
@@ -34,7 +37,7 @@ class Watch:
     """Observes the pipeline for ``feed``.
 
     ``live``: the age of the data means something. ``tell`` hears of the states of all ``detectors`` at once, and
-    when one changes (`gwstream.publish.Publisher.tell`).
+    when one changes, and of their calibration (`gwstream.publish.Publisher.tell`).
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class Watch:
         self._tell = tell
         self._clock = clock
         self._detectors: dict[str, _Detector] = {}
+        self._calibration: dict[str, dict[str, Any]] = {}
+        self._calibration_told = -STATUS_INTERVAL
         self._states: dict[str, str] = dict.fromkeys(detectors, "waiting")
         self._tell_states()
 
@@ -81,6 +86,16 @@ class Watch:
     def outgoing(self, outgoing: Outgoing, window: Window) -> None:
         """The summary of a window goes to the publisher."""
         self._feed.posterior(outgoing.summary, window.samples)
+
+    def calibrated(self, report: Report) -> None:
+        """A known signal was judged. The status hears of it from time to time, of an alarm at once."""
+        part = report.part()
+        self._feed.calibration(report.detector, part)
+        before = self._calibration.get(report.detector, {"alarm": False})
+        self._calibration[report.detector] = part
+        if part["alarm"] != before["alarm"] or self._clock() - self._calibration_told >= STATUS_INTERVAL:
+            self._calibration_told = self._clock()
+            self._tell(calibration=dict(self._calibration))
 
     def stage(self, stage: str, seconds: float) -> None:
         """Of no interest to the page."""

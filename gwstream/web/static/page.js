@@ -55,7 +55,7 @@ function broker({ up, reason, outbox }) {
 
 // ---- detectors ------------------------------------------------------------------------------------------------------
 
-const FACTS = [["range", "Range 30+30"], ["psd", "PSD history"], ["averages", "Averages"], ["age", "Data age"], ["window", "Last window"], ["snr", "Gate SNR"]];
+const FACTS = [["range", "Range 30+30"], ["psd", "PSD history"], ["averages", "Averages"], ["age", "Data age"], ["window", "Last window"], ["snr", "Gate SNR"], ["calibration", "90 % intervals"]];
 
 function view(name) {
   if (detectors.has(name)) return detectors.get(name);
@@ -105,6 +105,15 @@ function age({ last, heard, facts, state }) {
   else if (!last.live || seconds > 86400) facts.age.textContent = "recorded";
   else facts.age.replaceChildren(...value(fixed(seconds, 1), "s"));
   facts.age.className = stale ? "bad" : "";
+}
+
+// How often the 90 % intervals of known signals held the truth of late.
+function calibration(message) {
+  const { calibration: fact } = view(message.detector).facts;
+  const said = `${fixed(message.coverage_90, 2)} \u00b1 ${fixed(message.coverage_90_error, 2)}`;
+  fact.replaceChildren(...(message.injections ? [said, make("small", {}, ` of ${message.injections}`)] : ["\u2013"]));
+  fact.title = message.text;
+  fact.className = message.alarm ? "bad" : "";
 }
 
 function strain(message) {
@@ -319,7 +328,8 @@ function detail() {
       line("PSD", `${psd.state}, ${psd.averages} avg.`),
       line("PSD drift", fixed(psd.drift, 2)),
       event ? line("Windows", String(event.windows)) : line("Event", "told by another"),
-      line("Engine", posterior.engine)),
+      line("Engine", posterior.engine),
+      ...(delivery?.calibration?.injections ? [line("90 % intervals", `${fixed(delivery.calibration.coverage_90, 2)} \u00b1 ${fixed(delivery.calibration.coverage_90_error, 2)}`)] : [])),
     make("p", { class: "id" }, posterior.id),
   );
   unzoom = zoom(chart, message);
@@ -351,6 +361,7 @@ function connect() {
   hear("about", about);
   hear("broker", broker);
   hear("detector", detector);
+  hear("calibration", calibration);
   hear("strain", strain);
   hear("posterior", posterior);
   hear("amend", amend);
