@@ -18,12 +18,14 @@ from browser import browser
 from prometheus_client import CollectorRegistry
 from test_publish import outgoing
 
-from gwstream.config import MetricsConfig
+from gwstream.config import MetricsConfig, SummaryConfig
 from gwstream.demo.child import free_port
 from gwstream.errors import ConfigError
 from gwstream.metrics import Metrics
+from gwstream.prior import Prior
 from gwstream.publish import Delivered, message
-from gwstream.records import NANO, Batch, Gap, Strain
+from gwstream.records import NANO, Batch, Gap, Posterior, Strain, Summary
+from gwstream.summary import Summarizer
 from gwstream.web import DetectorState, Feed, Watch, feed, server, serving
 
 NOW = (fakes.GPS + 5) * NANO
@@ -97,6 +99,12 @@ def tell_posterior(live: Feed, number: int = 0, detector: str = "H1") -> str:
             live.delivered(Delivered(outgoing=out, delivery=part, latency=0.08))
             name = out.summary.id
     return name
+
+
+def together(*posteriors: Posterior) -> list[Summary]:
+    """What is said of the network."""
+    summarizer = Summarizer(SummaryConfig(), Prior())
+    return [told for one in posteriors for told in summarizer.add(one) if told.kind == "network"]
 
 
 async def test_metrics_health_and_readiness() -> None:
@@ -195,6 +203,26 @@ async def test_a_page_hears_what_is_told_and_what_was_told_before() -> None:
         assert not (await next_of(heard, "broker"))["up"]
         live.close()
         await next_of(heard, "end")
+
+
+async def test_members_of_a_network_event_are_marked_while_it_stands() -> None:
+    h1, early = fakes.posterior(fakes.window(0, "H1")), fakes.posterior(fakes.window(0, "L1"))
+    update = fakes.posterior(fakes.window(1, "L1"), time=0.75 - 0.06, log_bayes=80.0)
+    parted = fakes.posterior(fakes.window(2, "L1"), time=0.75 - 0.05, log_bayes=120.0)
+    live = new_feed()
+    for number, name in ((0, "H1"), (0, "L1"), (1, "L1"), (2, "L1")):
+        tell_posterior(live, number, name)
+
+    def marked() -> dict[str, str]:
+        return {one["posterior"]["id"]: one["network"]["id"] for one in live._posteriors if one["network"]}
+
+    first, second, withdrawn = together(h1, early, update, parted)
+    live.posterior(first, np.zeros(256))
+    assert marked() == {h1.id: first.id, early.id: first.id}
+    live.posterior(second, np.zeros(256))
+    assert marked() == {h1.id: second.id, update.id: second.id}
+    live.posterior(withdrawn, np.zeros(256))
+    assert marked() == {}
 
 
 async def test_too_many_pages_are_turned_away_and_counted() -> None:
@@ -345,3 +373,8 @@ async def _keyboard(page: Any, live: Feed) -> None:
     await page.press("ArrowUp")
     await page.until(f"document.activeElement.id === 'row-{other}'")
     assert other in await page.run("document.querySelector('#detail').innerText")
+    (both,) = together(fakes.posterior(fakes.window(0, "H1")), fakes.posterior(fakes.window(1, "L1"), time=0.6875))
+    live.posterior(both, np.zeros(256))
+    await page.until("document.querySelector('#detail').innerText.includes('With H1: SNR 17.0, chirp mass')")
+    marks = "[...document.querySelectorAll('td.quality')].map(cell => cell.innerText.match(/with (..), SNR 17.0/)?.[1])"
+    assert await page.run(f"{marks}.join()") == "H1,L1"

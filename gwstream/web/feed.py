@@ -114,13 +114,13 @@ class Feed:
 
     def posterior(self, summary: Summary, samples: Floats) -> None:
         """A summary on its way out; ``samples``: (n,) whitened, those of its window."""
-        if summary.kind == "event":
-            self._event(summary)
+        if summary.kind != "posterior":
+            (self._event if summary.kind == "event" else self._together)(summary)
             return
         part = json.loads(summary.posterior)
         for name in LEFT_OUT:
             part.pop(name, None)
-        message = {"posterior": part, "samples": _rounded(samples), "event": None, "delivery": None}
+        message = {"posterior": part, "samples": _rounded(samples), "event": None, "network": None, "delivery": None}
         self._posteriors.append(message)
         self._tell("posterior", message)
 
@@ -199,6 +199,18 @@ class Feed:
                 self._amend(message["posterior"]["id"], event=None)
         wanted = json.loads(summary.posterior)["id"]
         self._amend(wanted, event=event)
+
+    def _together(self, summary: Summary) -> None:
+        """Mark the posteriors of a network event's members, and unmark those it stands for, or all when withdrawn."""
+        event: dict[str, Any] = dict(summary.event or {})
+        gone = {*event.get("supersedes", ()), summary.id}
+        for message in self._posteriors:
+            if message["network"] is not None and message["network"]["id"] in gone:
+                self._amend(message["posterior"]["id"], network=None)
+        if event.get("state") == "standing":
+            part = json.loads(summary.posterior)
+            for member in part["members"]:
+                self._amend(member["posterior"], network=part)
 
     def _amend(self, posterior: str, **news: Any) -> None:
         for message in self._posteriors:

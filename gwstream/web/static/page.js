@@ -178,7 +178,11 @@ function settle() {
   }
 }
 
-function draw({ posterior, event, delivery }) {
+// Who else has seen it: the detectors of its network event.
+const others = ({ posterior, network }) => network.members.map(({ detector }) => detector).filter((name) => name !== posterior.detector).join(", ");
+
+function draw(message) {
+  const { posterior, event, network, delivery } = message;
   const { chirp_mass, effective_distance } = posterior.parameters;
   const interval = (of, digits) => [fixed(of.median, digits), make("span", { class: "range" }, range(of.p5, of.p95, digits))];
   const { verdict, reasons } = posterior.quality;
@@ -194,7 +198,8 @@ function draw({ posterior, event, delivery }) {
     cell("num mass", ...interval(chirp_mass, 1)),
     cell("num dist", ...interval(effective_distance, 2)),
     cell("num ess", fixed(posterior.sampling.ess, 0)),
-    cell("quality", make("span", { class: verdict }, verdict), reasons.length ? make("small", {}, " " + reasons.join(", ")) : undefined),
+    cell("quality", make("span", { class: verdict }, verdict), reasons.length ? make("small", {}, " " + reasons.join(", ")) : undefined,
+      network ? make("small", {}, ` with ${others(message)}, SNR ${fixed(network.snr, 1)}`) : undefined),
     cell("num lat", delivery ? ms(delivery.latency.total) : "\u2013"),
   );
   row.style.setProperty("--colour", `var(--${(known(posterior.detector) || "other").toLowerCase()}, var(--other))`);
@@ -304,7 +309,7 @@ function detail() {
   unzoom();
   unzoom = () => {};
   if (!message) return;
-  const { posterior, event, delivery } = message;
+  const { posterior, event, network, delivery } = message;
   const { quality, sampling, psd, coalescence } = posterior;
   const date = utc(coalescence.gps).toISOString().slice(0, 10);
   const chart = make("div", { class: "zoom", role: "img", "aria-label": "Whitened window under the reconstructed waveform" });
@@ -313,7 +318,9 @@ function detail() {
     make("header", {},
       make("h2", {}, make("b", {}, posterior.detector), `SNR ${fixed(posterior.snr, 1)}`),
       make("p", {}, `${date} ${clock(coalescence.gps, 3)} UTC, GPS ${coalescence.gps.toFixed(4)}`),
-      make("p", { class: quality.verdict }, [quality.verdict, quality.reasons.join(", ")].filter(Boolean).join(": "))),
+      make("p", { class: quality.verdict }, [quality.verdict, quality.reasons.join(", ")].filter(Boolean).join(": ")),
+      network ? make("p", {}, `With ${others(message)}: SNR ${fixed(network.snr, 1)}, chirp mass ${fixed(network.chirp_mass.median, 1)} (`,
+        range(network.chirp_mass.p5, network.chirp_mass.p95, 1), ") Msun") : undefined),
     chart,
     make("h3", {}, "Parameters", make("span", {}, "median, 90 % interval, on the prior")),
     intervals(posterior),
