@@ -8,7 +8,8 @@ MODEL ?= models/bbh-1det
 DEMO ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench bench-hour bench-calibration bench-reference bench-sampler train validate clean system-packages
+.PHONY: help demo test test-slow lint format bench bench-hour bench-calibration bench-real bench-coverage bench-glitches bench-background \
+  bench-thresholds bench-reference bench-alarms bench-sampler train validate clean system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,8 +65,25 @@ bench-hour: $(VENV)/.test ## an hour of simulated strain: recovery, noise events
 bench-calibration: $(VENV)/.test ## how soon live calibration finds a fault (a quarter of an hour)
 	$(BIN)/python benchmarks/calibration.py
 
-bench-reference: $(VENV)/.test ## real events against their exact posteriors (needs ../shared/data)
+bench-real: bench-coverage bench-glitches bench-background bench-thresholds bench-reference bench-alarms ## all on real data
+
+bench-coverage: $(VENV)/.test ## injections into real noise (half an hour; needs ../shared/data, as the next four)
+	$(BIN)/python benchmarks/coverage.py
+
+bench-glitches: $(VENV)/.test ## real glitches in noise: how many pass as good
+	$(BIN)/python benchmarks/glitches.py
+
+bench-background: $(VENV)/.test ## false events in real noise, loud glitches, time slides
+	$(BIN)/python benchmarks/background.py
+
+bench-thresholds: $(VENV)/.test ## thresholds of the quality, leaving one event out; after the two before
+	$(BIN)/python benchmarks/thresholds.py
+
+bench-reference: $(VENV)/.test ## real events against their exact posteriors
 	$(BIN)/python benchmarks/reference.py
+
+bench-alarms: $(VENV)/.test ## false events in three days of Gaussian noise
+	$(BIN)/python benchmarks/alarms.py --hours 72
 
 # peers get an environment of their own, which sees the packages of ours
 $(PEERS)/.done: $(VENV)/.test

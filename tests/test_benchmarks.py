@@ -15,7 +15,7 @@ from scipy.signal import welch
 from gwstream.spectra import asd
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
-SCRIPTS = ("latency.py", "hour.py", "reference.py", "calibration.py")
+SCRIPTS = ("latency.py", "hour.py", "reference.py", "calibration.py", "coverage.py", "alarms.py", "background.py")
 
 
 @pytest.fixture
