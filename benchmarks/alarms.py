@@ -13,6 +13,7 @@ where fewer signals are kept.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -90,14 +91,23 @@ def hour(inference: Inference, number: int, seed: int) -> dict:
         judged += len(near)
         posteriors += list(clusters.judged(inference, near))
     events = [asdict(one) for one in clusters.events(summarizer, posteriors)]
-    return {"hour": number, "windows": count, "judged": judged, "posteriors": len(posteriors), "events": events}
+    known = {"hour": number, "model": inference.model.hash, "windows": count, "judged": judged}
+    return known | {"posteriors": len(posteriors), "events": events}
+
+
+def gate(inference: Inference) -> str:
+    """Digest of what decides which windows pass."""
+    model, threshold = inference.model, InferenceConfig().gate_snr
+    said = f"{model.conditioning_hash} {model.spec.prior.time} {threshold}".encode()
+    return hashlib.sha256(model.bank.gate.tobytes() + said).hexdigest()[:8]
 
 
 def hours(inference: Inference, wanted: int, seed: int) -> list[dict]:
-    """All of them, those of an earlier run from its file."""
-    path = Path("runs") / f"alarms-{inference.model.hash[:8]}-{seed}.jsonl"
+    """All of them, those of an earlier run from its file: of any network where none was asked, the gate being equal."""
+    path = Path("runs") / f"alarms-{gate(inference)}-{seed}.jsonl"
     path.parent.mkdir(exist_ok=True)
-    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    kept_rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = [one for one in kept_rows if not one["posteriors"] or one["model"] == inference.model.hash]
     have = {one["hour"] for one in done}
     with path.open("a", encoding="utf-8") as file:
         for number in track(range(wanted), description="hours"):
