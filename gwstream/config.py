@@ -111,6 +111,7 @@ class SummaryConfig(Section):
         1.0, ge=0, le=10, description="s: a doubtful posterior so near a much louder event is part of it"
     )
     short_history: float = Field(32.0, ge=0, description="s of PSD history below which a posterior is suspect")
+    low_log_bayes: float = Field(8.0, description="ln Bayes factor below which a posterior is suspect")
     low_ess: float = Field(100.0, ge=0, description="effective sample size below which a posterior is suspect")
     low_residual_p: float = Field(1e-3, ge=0, le=1)
     low_peak_residual_p: float = Field(1e-2, ge=0, le=1)

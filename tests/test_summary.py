@@ -291,6 +291,7 @@ def suspicious() -> dict[str, Posterior]:
 
     return {
         "short PSD history": with_whitener(history=31.0, averages=30, state="ready"),
+        "weak evidence": posterior(window(), log_bayes=7.9),
         "low effective sample size": posterior(window(), ess=99.0),
         "poor residual": posterior(window(), residual_p=5e-4),
         "poor residual at the peak": posterior(window(), peak_residual_p=5e-3),
@@ -323,7 +324,7 @@ def test_what_is_not_finite_is_null_and_suspect() -> None:
     body = json.loads(summaries[0].posterior)
     assert body["log_bayes"] is None
     assert body["sampling"]["log_bayes_error"] is None
-    assert body["quality"]["reasons"] == ["low effective sample size", "poor residual"]
+    assert body["quality"]["reasons"] == ["weak evidence", "low effective sample size", "poor residual"]
     for summary in summaries:
         validator().validate(message(summary))
 

@@ -42,12 +42,13 @@ NOISES = {
 
 # The weakest reason to doubt comes first: it is always there at start.
 SHORT_HISTORY = "short PSD history"
+WEAK = "weak evidence"
 LOW_ESS = "low effective sample size"
 POOR_RESIDUAL = "poor residual"
 POOR_PEAK = "poor residual at the peak"
 DRIFT = "PSD drift"
 UNKNOWN_QUALITY = "data quality unknown"
-REASONS = (SHORT_HISTORY, LOW_ESS, POOR_RESIDUAL, POOR_PEAK, DRIFT, UNKNOWN_QUALITY)
+REASONS = (SHORT_HISTORY, WEAK, LOW_ESS, POOR_RESIDUAL, POOR_PEAK, DRIFT, UNKNOWN_QUALITY)
 
 
 def canonical(part: object) -> bytes:
@@ -64,6 +65,7 @@ def reasons(posterior: Posterior, config: SummaryConfig) -> tuple[str, ...]:
     whitener = posterior.window.whitener
     fine = {
         SHORT_HISTORY: whitener.history >= config.short_history,
+        WEAK: posterior.log_bayes >= config.low_log_bayes,
         LOW_ESS: posterior.ess >= config.low_ess and math.isfinite(posterior.log_bayes),
         POOR_RESIDUAL: posterior.residual_p >= config.low_residual_p,
         POOR_PEAK: posterior.peak_residual_p >= config.low_peak_residual_p,
