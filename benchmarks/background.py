@@ -18,6 +18,7 @@ from pathlib import Path
 
 import clusters
 import common
+import drawings
 import intervals
 import kept
 import numpy as np
@@ -35,6 +36,7 @@ from gwstream.records import NANO, Gap, Posterior, Strain, Whitener, Window
 from gwstream.summary import Summarizer
 
 TITLE = "Events from real noise"
+PICTURE = "![Events from real strain](background.png)"
 KEPT = Path("runs") / "quality-background.jsonl"
 NEAR = 0.5  # s around an event within which posteriors are taken for its own
 EVERY = 4.0  # s between signals
@@ -135,6 +137,19 @@ def tables(told: list[Told], after: list[After]) -> str:
     return f"{common.table(head, rows)}\n\n{second}"
 
 
+def picture(told: list[Told], path: Path) -> None:
+    """Every event by SNR and ln Bayes factor."""
+    with drawings.panels(path, 1, (7.0, 4.0)) as (axis,):
+        for colour, what in zip(drawings.COLOURS, ("candidate", "loud glitch", "noise"), strict=False):
+            for good, fill in ((True, colour), (False, "none")):
+                these = [one.event for one in told if one.kind == what and one.event.good == good]
+                label = f"{what}, {'good' if good else 'suspect'}: {len(these)}"
+                style = {"mfc": fill, "mec": colour, "label": label}
+                axis.loglog([one.snr for one in these], [max(one.log_bayes, 1.0) for one in these], "o", **style)
+        axis.set(xlabel="SNR", ylabel="ln Bayes factor")
+        axis.legend(frameon=False, fontsize=8)
+
+
 @dataclass(slots=True)
 class Seen:
     """All that came of the stretches; ``seconds``: of one detector, from which false good events could have come."""
@@ -221,8 +236,10 @@ def main() -> None:
     after, glitches, clean = spectra(inference.model.spec, found)
     passed = no_single and no_double and clean and kept.enough(seen.tried)
     verdict = f"**{'Passed' if passed else 'Failed'}**. {single} {kept.sentence(seen.tried)}"
-    body = "\n\n".join([f"{run}", verdict, double, glitches, tables(seen.told, after)])
-    sections.put((args.output or args.model) / "real.md", TITLE, body)
+    body = "\n\n".join([f"{run}", verdict, double, glitches, tables(seen.told, after), PICTURE])
+    folder = args.output or args.model
+    picture(seen.told, folder / "background.png")
+    sections.put(folder / "real.md", TITLE, body)
     print(body)
     sys.exit(not passed)
 

@@ -21,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import common
+import drawings
 import intervals
 import numpy as np
 import sections
@@ -33,7 +34,6 @@ from gwstream.model import ModelSpec
 from gwstream.records import NANO, PARAMETERS, Batch, Floats, Window
 from gwstream.summary.message import reasons
 from gwstream.summary.statistics import ranks
-from gwstream.training.pictures import COLOURS, _figure, _save
 
 TITLE = "Coverage in real noise"
 HISTORIES = (16, 32, 64)
@@ -151,22 +151,20 @@ def within(rows: list[Row]) -> bool:
 
 def picture(rows: list[Row], path: Path) -> None:
     """Coverage against history, a colour a parameter, the bar shaded."""
-    figure, plt = _figure(1, (7.0, 4.0))
-    axis = figure.axes[0]
-    axis.axhspan(*BAR, color="black", alpha=0.08, lw=0)
-    axis.axhline(0.9, color="black", lw=0.8)
-    for place, history in enumerate(HISTORIES):
-        these = [row for row in rows if row["history"] == history]
-        inside = held(these, 0.9)
-        se = errors(these, inside)
-        for k, name in enumerate(PARAMETERS):
-            label = name.replace("_", " ") if place == 0 else None
-            at = place + 0.1 * (k - 2)
-            axis.errorbar(at, inside[:, k].mean(), 2 * se[k], fmt="o", ms=4, color=COLOURS[k], label=label)
-    axis.set(xticks=range(len(HISTORIES)), xticklabels=[f"{h} s" for h in HISTORIES], ylim=(0.8, 1.0))
-    axis.set(xlabel="history of the spectrum", ylabel="truths in the 90 % interval (± 2 standard errors)")
-    axis.legend(frameon=False, fontsize=8, ncols=2)
-    _save(figure, plt, path)
+    with drawings.panels(path, 1, (7.0, 4.0)) as (axis,):
+        axis.axhspan(*BAR, color="black", alpha=0.08, lw=0)
+        axis.axhline(0.9, color="black", lw=0.8)
+        for place, history in enumerate(HISTORIES):
+            these = [row for row in rows if row["history"] == history]
+            inside = held(these, 0.9)
+            se = errors(these, inside)
+            for k, name in enumerate(PARAMETERS):
+                label = name.replace("_", " ") if place == 0 else None
+                style = {"fmt": "o", "ms": 4, "color": drawings.COLOURS[k], "label": label}
+                axis.errorbar(place + 0.1 * (k - 2), inside[:, k].mean(), 2 * se[k], **style)
+        axis.set(xticks=range(len(HISTORIES)), xticklabels=[f"{h} s" for h in HISTORIES], ylim=(0.8, 1.0))
+        axis.set(xlabel="history of the spectrum", ylabel="truths in the 90 % interval (± 2 standard errors)")
+        axis.legend(frameon=False, fontsize=8, ncols=2)
 
 
 def main() -> None:

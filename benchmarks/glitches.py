@@ -20,6 +20,7 @@ from pathlib import Path
 
 import clusters
 import common
+import drawings
 import h5py
 import intervals
 import numpy as np
@@ -197,21 +198,14 @@ def report(found: list[Outcome]) -> str:
 
 def picture(found: list[Outcome], path: Path) -> None:
     """Good and not, by what the matched filter saw and what was put in."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
     labels = sorted({one.glitch.label for one in found})
-    figure, axes = plt.subplots(1, len(labels), figsize=(12, 3), sharey=True, layout="constrained")
-    for axis, label in zip(axes, labels, strict=True):
-        these = [one for one in found if one.glitch.label == label and one.seen]
-        for good, colour in ((False, "#b0b0b0"), (True, "#ed553b")):
-            axis.plot(*zip(*[(o.snr, o.seen) for o in these if o.good == good] or [(0, 0)], strict=True), ".", c=colour)
-        axis.set(title=label.replace("_", " "), xlabel="SNR put in", xlim=(7, 21), ylim=(5, 21))
-    axes[0].set_ylabel("SNR of the best signal\n(red: a good event)")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    with drawings.panels(path, len(labels), (12.0, 3.0), sharey=True) as axes:
+        for axis, label in zip(axes, labels, strict=True):
+            for good, colour in ((False, "#b0b0b0"), (True, drawings.COLOURS[3])):
+                these = [one for one in found if one.glitch.label == label and one.seen and one.good == good]
+                axis.plot([one.snr for one in these], [one.seen for one in these], ".", color=colour)
+            axis.set(title=label.replace("_", " "), xlabel="SNR put in", xlim=(7, 21), ylim=(5, 21))
+        axes[0].set_ylabel("SNR of the best signal\n(red: a good event)")
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import common
+import drawings
 import numpy as np
 import sections
 import strain as real
@@ -198,6 +199,23 @@ def over_all(results: list[Result]) -> tuple[str, bool]:
     return "; ".join(words), fine
 
 
+def picture(results: list[Result], path: Path) -> None:
+    """Shifts from the reference with its tolerances, and distances from the exact posterior."""
+    names = [f"{one.target['event']} {one.target['det']}" for one in results if one.part]
+    with drawings.panels(path, 2, (11.0, 4.0)) as (left, right):
+        for colour, (short, most) in zip(drawings.COLOURS, SHIFTS.items(), strict=True):
+            label = f"{short} (allowed {most:g})"
+            left.plot([one.off[short] for one in results if one.part], names, "o", color=colour, label=label)
+        left.set(xlabel="shift of the median from the reference / its standard deviation", xlim=(-1, 1))
+        left.legend(frameon=False, fontsize=8)
+        for k, name in enumerate(PARAMETERS):
+            values = [one.distances[k] for one in results if one.part]
+            right.plot(values, names, "o", color=drawings.COLOURS[k], label=name.replace("_", " "))
+        right.axvline(FARTHEST, color="black", lw=0.8)
+        right.set(xlabel="distance from the exact posterior (mnat)", xlim=(0, 1.3 * FARTHEST), yticks=[])
+        right.legend(frameon=False, fontsize=8)
+
+
 def main() -> None:
     parser = real.arguments(__doc__)
     parser.add_argument("--only", default="", help="events whose name contains this")
@@ -225,9 +243,12 @@ def main() -> None:
             table(results),
             "Jensen-Shannon divergence from the exact posterior of the same window, mnat:",
             exact_table(results),
+            "![Real events](reference.png)",
         ]
     )
-    sections.put((args.output or args.model) / "real.md", TITLE, body)
+    folder = args.output or args.model
+    picture(results, folder / "reference.png")
+    sections.put(folder / "real.md", TITLE, body)
     print(body)
     sys.exit(not passed)
 
