@@ -201,14 +201,18 @@ def explain(path: Path, problem: ValidationError, root: type[BaseModel]) -> str:
     """One line a mistake: file, key, what is wrong, and the nearest known key for an unknown one."""
     lines = []
     for error in problem.errors():
-        place = ".".join(str(part) for part in error["loc"]) or "(top level)"
+        parts, section = _found(root, error["loc"])
+        place = ".".join(parts) or "(top level)"
         if error["type"] == "extra_forbidden":
-            known = _known(root, error["loc"][:-1])
+            known = list(section.model_fields)
             near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(sorted(known))}"
             lines.append(f"{path}: unknown key '{place}'; {hint}")
         elif error["type"] == "missing":
             lines.append(f"{path}: '{place}' is missing")
+        elif error["type"] == "union_tag_invalid":
+            told = error["ctx"]
+            lines.append(f"{path}: '{place}.kind': must be one of {told['expected_tags']} (given: '{told['tag']}')")
         else:
             message = error["msg"].removeprefix("Value error, ")
             given = "" if isinstance(error["input"], dict) else f" (given: {error['input']!r})"
@@ -216,17 +220,23 @@ def explain(path: Path, problem: ValidationError, root: type[BaseModel]) -> str:
     return "\n".join(lines)
 
 
-def _known(root: type[BaseModel], parts: tuple[int | str, ...]) -> list[str]:
-    """The keys allowed at a place in the tree of sections."""
-    for part in parts:
+def _found(root: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel]]:
+    """The names that lead to a place as a user writes them, and the section it lies in."""
+    names: list[str] = []
+    options: list[type[BaseModel]] = []
+    for part in loc:
+        tagged = [one for one in options if "kind" in one.model_fields and one.model_fields["kind"].default == part]
+        if len(options) > 1 and tagged:  # not a name: which of several sections was meant
+            root, options = tagged[0], []
+            continue
+        names.append(str(part))
         field = root.model_fields.get(str(part))
         if field is None:  # a name the user chose, such as a detector's: same section
             continue
-        options = (field.annotation, *get_args(field.annotation))
-        found = [kind for kind in options if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if found:
-            root = found[0]
-    return list(root.model_fields)
+        kinds = (field.annotation, *get_args(field.annotation))
+        options = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        root = options[0] if options else root
+    return names, root
 
 
 def _anchored(config: Config, folder: Path) -> Config:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -70,14 +70,96 @@ class BankSpec(Section):
     gate: int = Field(32, ge=1, le=256, description="templates of the gate")
 
 
-class NetworkSpec(Section):
-    """Architecture of the proposal."""
+class CvaeSpec(Section):
+    """Conditional variational autoencoder."""
 
     kind: Literal["cvae"] = "cvae"
     latent: int = Field(8, ge=1)
     components: int = Field(8, ge=1, description="of the Gaussian mixture E1")
     width: int = Field(384, ge=8)
     depth: int = Field(3, ge=1)
+
+
+class GaussianSpec(Section):
+    """One multivariate normal."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    width: int = Field(320, ge=8)
+    depth: int = Field(3, ge=1)
+
+
+class MixtureSpec(Section):
+    """A mixture of multivariate normals."""
+
+    kind: Literal["mixture"] = "mixture"
+    components: int = Field(16, ge=1)
+    width: int = Field(320, ge=8)
+    depth: int = Field(3, ge=1)
+
+
+class FlowSpec(Section):
+    """What flows have in common."""
+
+    width: int = Field(320, ge=8)
+    depth: int = Field(2, ge=1)
+    hidden: int = Field(96, ge=4, description="of the small network of each coordinate")
+    layers: int = Field(2, ge=1, description="of the small network")
+
+
+class MafSpec(FlowSpec):
+    """Masked autoregressive flow of affine steps."""
+
+    kind: Literal["maf"] = "maf"
+    hidden: int = Field(64, ge=4, description="of the small network of each coordinate")
+    layers: int = Field(1, ge=1, description="of the small network")
+    steps: int = Field(5, ge=1)
+
+
+class SplineSpec(FlowSpec):
+    """What spline flows have in common."""
+
+    bins: int = Field(8, ge=2, description="of a spline")
+
+
+class NsfSpec(SplineSpec):
+    """Neural spline flow."""
+
+    kind: Literal["nsf"] = "nsf"
+
+
+class WavenetSpec(SplineSpec):
+    """Dilated causal convolutions over the window, and a spline flow."""
+
+    kind: Literal["wavenet"] = "wavenet"
+    channels: int = Field(48, ge=1)
+    levels: int = Field(7, ge=1, le=8, description="of convolutions: 2^levels samples are seen")
+
+
+class CvaeFlowSpec(FlowSpec):
+    """Conditional variational autoencoder of flows."""
+
+    kind: Literal["cvae-flow"] = "cvae-flow"
+    latent: int = Field(8, ge=1)
+    hidden: int = Field(32, ge=4, description="of the small network of each latent coordinate")
+    layers: int = Field(1, ge=1, description="of the small network")
+    steps: int = Field(3, ge=1, description="of the flow E1")
+
+
+class SeedSpec(Section):
+    """The recipe this project grew from: fully connected networks on bare windows."""
+
+    kind: Literal["seed"] = "seed"
+    latent: int = Field(8, ge=1)
+    components: int = Field(16, ge=1, description="of the Gaussian mixture E1")
+    width: int = Field(384, ge=8)
+    depth: int = Field(3, ge=1)
+
+
+NetworkSpec = Annotated[
+    CvaeSpec | GaussianSpec | MixtureSpec | MafSpec | NsfSpec | CvaeFlowSpec | WavenetSpec | SeedSpec,
+    Field(discriminator="kind"),
+]
+"""Architecture of the proposal: `gwstream.inference.networks` has a file for each kind."""
 
 
 class TrainingSpec(Section):
@@ -105,7 +187,7 @@ class ModelSpec(Section):
     conditioning: ConditioningSpec = ConditioningSpec()
     prior_: PriorSpec = Field(PriorSpec(), alias="prior")
     bank: BankSpec = BankSpec()
-    network: NetworkSpec = NetworkSpec()
+    network: NetworkSpec = CvaeSpec()
     training: TrainingSpec = TrainingSpec()
 
     @property
@@ -123,6 +205,15 @@ class ModelSpec(Section):
     @property
     def hop(self) -> int:
         return self.conditioning.hop
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind(cls, table: Any) -> Any:
+        """A [network] that names no kind is a CVAE."""
+        network = table.get("network") if isinstance(table, dict) else None
+        if isinstance(network, dict) and "kind" not in network:
+            return {**table, "network": {"kind": "cvae", **network}}
+        return table
 
     @model_validator(mode="after")
     def _fits(self) -> ModelSpec:

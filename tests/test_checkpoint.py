@@ -12,8 +12,8 @@ from trained import members, tiny_bank, tiny_recipe
 
 from gwstream.errors import ModelError
 from gwstream.inference import checkpoint, load_model
-from gwstream.inference.cvae import Cvae
 from gwstream.inference.features import size
+from gwstream.inference.networks import build
 from gwstream.model import read_spec
 
 
@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> Path:
     spec = read_spec(tiny_recipe(tmp_path / "tiny"))
     inputs = size(tiny_bank(), len(members()[0].context))
     torch.manual_seed(1)
-    net = Cvae(spec.network, inputs)
+    net = build(spec, inputs)
     net.shift.uniform_()
     checkpoint.save(tmp_path / "tiny" / checkpoint.WEIGHTS, spec, tiny_bank(), net)
     return tmp_path / "tiny"
@@ -39,7 +39,7 @@ def edit(folder: Path, old: str, new: str) -> None:
 def test_what_is_saved_is_loaded(folder: Path) -> None:
     model = load_model(folder)
     torch.manual_seed(1)
-    net = Cvae(model.spec.network, len(model.net.shift))
+    net = build(model.spec, model.net.features)
     net.shift.uniform_()
     for name, value in net.state_dict().items():
         assert torch.equal(model.net.state_dict()[name], value), name

@@ -9,17 +9,23 @@ from scipy import stats
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from gwstream.inference.cvae import Cvae, Decoded, Latent, objective
 from gwstream.inference.engine_torch import TorchEngine
-from gwstream.model import NetworkSpec
+from gwstream.inference.networks.autoencoder import Decoded, Latent
+from gwstream.inference.networks.base import Inputs, Pace
+from gwstream.inference.networks.cvae import Cvae
+from gwstream.model import CvaeSpec
 
-SPEC = NetworkSpec(latent=2, components=3, width=32, depth=1)
+SPEC = CvaeSpec(latent=2, components=3, width=32, depth=1)
 
 
 def network(seed: int = 1) -> Cvae:
     torch.set_num_threads(1)  # small products: idle threads cost more than they bring
     torch.manual_seed(seed)
     return Cvae(SPEC, 7).eval()
+
+
+def told(y: Tensor) -> Inputs:
+    return Inputs(y, torch.zeros(len(y), 256))
 
 
 def data(n: int) -> tuple[Tensor, Tensor]:
@@ -36,8 +42,8 @@ def log_evidence(net: Cvae, y: Tensor, x: Tensor) -> float:
     cell = float(side[1] - side[0]) ** 2
     total = 0.0
     for k in range(len(y)):
-        window = net.embed(y[k : k + 1])
-        log_r = net.prior_latent(window).log_density(z)
+        window = net.embed(told(y[k : k + 1]))
+        log_r = net.prior(window).log_density(z)
         found = net.decode(window, z)
         log_x = found.log_density(x[k : k + 1, None])
         assert float(torch.logsumexp(log_r, 1)) + math.log(cell) == pytest.approx(0, abs=0.01)
@@ -54,7 +60,7 @@ def test_elbo_and_its_weighted_form_are_bounds_of_the_evidence_in_order() -> Non
     torch.manual_seed(3)
     means = {}
     for draws, repeats in ((1, 1000), (16, 200), (256, 60)):
-        losses = [float(objective(net, y, x, beta=1.0, draws=draws).loss) for _ in range(repeats)]
+        losses = [float(net.loss(told(y), x, Pace(1.0, draws)).loss) for _ in range(repeats)]
         means[draws] = -np.mean(losses)
         assert means[draws] < truth + 4 * np.std(losses) / math.sqrt(repeats) + 0.01
     assert means[1] < means[16] < means[256] + 0.01
@@ -65,16 +71,16 @@ def test_elbo_and_its_weighted_form_are_bounds_of_the_evidence_in_order() -> Non
 def test_kl_is_that_of_two_gaussians() -> None:
     """With one component E1 is a Gaussian, and torch knows the divergence in closed form."""
     torch.manual_seed(8)
-    net = Cvae(NetworkSpec(latent=2, components=1, width=32, depth=1), 7).eval()
+    net = Cvae(CvaeSpec(latent=2, components=1, width=32, depth=1), 7).eval()
     net.e2[-1].bias[2:] -= 0.7
     y, x = data(6)
-    window = net.embed(y)
-    mean, log_sigma = net.posterior_latent(window, x)
-    prior = net.prior_latent(window)
+    window = net.embed(told(y))
+    mean, log_sigma = net.posterior(window, x)
+    prior = net.prior(window)
     expected = kl_divergence(Normal(mean, log_sigma.exp()), Normal(prior.mean[:, 0], prior.log_sigma[:, 0].exp())).sum(
         -1
     )
-    found = objective(net, y, x, beta=1.0, draws=20_000).kl
+    found = net.loss(told(y), x, Pace(1.0, 20_000)).kl
     assert found == pytest.approx(float(expected.mean()), abs=0.05)
 
 
@@ -86,7 +92,7 @@ def test_beta_weighs_the_kl_term_alone(draws: int) -> None:
     losses = []
     for beta in (0.0, 0.5, 1.0):
         torch.manual_seed(4)
-        losses.append(objective(net, y, x, beta=beta, draws=draws))
+        losses.append(net.loss(told(y), x, Pace(beta, draws)))
     assert len({one.reconstruction for one in losses}) == 1
     if draws == 1:
         assert float(losses[0].loss) == pytest.approx(-losses[0].reconstruction, rel=1e-5)
@@ -126,8 +132,7 @@ def test_the_engines_mixture_is_the_decoder_over_latents_of_e1() -> None:
     net = network()
     rng = np.random.default_rng(7)
     y = torch.from_numpy(rng.standard_normal((1, 7))).float()
-    noise, uniform = rng.standard_normal((4000, 2)), (np.arange(4000) + 0.5) / 4000
-    mixture = TorchEngine(net).propose(y, noise, uniform)
+    mixture = TorchEngine(net, 4000).propose(told(y), rng)
     e = np.column_stack([rng.uniform(-3, 3, (30, 4)), rng.uniform(-3, 3, 30)])
     x = torch.from_numpy(e).float()
     with torch.no_grad():
@@ -142,7 +147,7 @@ def test_gradients_stay_finite_for_targets_far_outside_the_network() -> None:
     with torch.no_grad():
         net.d[-1].bias[:4] = 60.0
         net.d[-1].bias[10] = 20.0
-    objective(net, 50 * y, x, beta=1.0, draws=4).loss.backward()
+    net.loss(told(50 * y), x, Pace(1.0, 4)).loss.backward()
     gradients = [value.grad for value in net.parameters() if value.grad is not None]
     assert gradients
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
@@ -152,4 +157,4 @@ def test_each_window_is_embedded_alone() -> None:
     net = network()
     y, _ = data(5)
     with torch.no_grad():
-        torch.testing.assert_close(net.embed(y)[2:3], net.embed(y[2:3]), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(net.embed(told(y))[2:3], net.embed(told(y[2:3])), atol=1e-5, rtol=1e-5)

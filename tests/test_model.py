@@ -64,7 +64,9 @@ def test_a_prior_beyond_the_window_is_refused() -> None:
         ("name = 'x'\n[network]\nwidth = 'wide'\n", "network.width"),
         ("name = [", "not valid TOML"),
         ("name = 'X Y'\n", "name"),
-        ("name = 'x'\n[network]\nkind = 'flow'\n", "cvae"),
+        ("name = 'x'\n[network]\nkind = 'flow'\n", "'network.kind': must be one of 'cvae', 'gaussian'"),
+        ("name = 'x'\n[network]\nkind = 'nsf'\nlatent = 8\n", "unknown key 'network.latent'; known keys: bins"),
+        ("name = 'x'\n[network]\nkind = 'maf'\nhiden = 8\n", "'network.hiden'; did you mean 'hidden'"),
     ],
 )
 def test_mistakes_in_a_recipe_are_named_with_their_file(tmp_path: Path, text: str, said: str) -> None:

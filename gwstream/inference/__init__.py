@@ -22,11 +22,10 @@ from gwstream.inference.checkpoint import Model, load_model
 from gwstream.inference.engine_torch import TorchEngine
 from gwstream.inference.features import Live, Seen, see, size
 from gwstream.inference.gate import Best, best
-from gwstream.inference.importance import effective, sample
+from gwstream.inference.importance import Proposal, effective, sample
 from gwstream.inference.likelihood import Templates
-from gwstream.inference.mixture import Mixture
+from gwstream.inference.networks.base import Coordinates, Inputs
 from gwstream.inference.noise import Noise, noise_model
-from gwstream.inference.parameters import Anchor
 from gwstream.inference.residual import p_values
 from gwstream.inference.ridge import grid
 from gwstream.prior import Prior
@@ -42,15 +41,15 @@ BAND_DRAWS = 300  # from which the waveform's band is read
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """The network's word on one window: a mixture in the coordinates of `parameters`, and what weighs it."""
+    """The network's word on one window: a density in its coordinates, and what weighs it."""
 
     window: Window
     trigger: Trigger
     templates: Templates
     prior: Prior
     noise: Noise
-    anchor: Anchor
-    mixture: Mixture
+    anchor: Coordinates
+    mixture: Proposal
     rng: np.random.Generator
 
     def parameters(self, e: Floats) -> Floats:
@@ -83,7 +82,7 @@ class Inference:
         self.model = model
         self._config = config
         self.prior = model.spec.prior.served(config.distance_prior)
-        self._engine = TorchEngine(model.net)
+        self._engine = TorchEngine(model.net, config.latents)
         self._live: OrderedDict[str, Live] = OrderedDict()
         self._nodes = grid(model.bank, model.spec.prior)
         self._tag = _tag(model, self.prior, config.likelihood)
@@ -114,7 +113,7 @@ class Inference:
             rate=spec.rate,
             samples=np.random.default_rng(0).standard_normal(spec.window),
             whitener=whitener,
-            context=np.zeros(len(self.model.net.shift) - size(self.model.bank, 0), np.float32),
+            context=np.zeros(self.model.net.features - size(self.model.bank, 0), np.float32),
         )
         self.infer(self.gate(Batch((window,), 1))[0])
         self._live.clear()
@@ -162,13 +161,12 @@ class Inference:
         name = self.identity(window)
         rng = np.random.Generator(np.random.Philox(key=int(hashlib.sha256(name.encode()).hexdigest()[:32], 16)))
         seen = self._see(window, live)
-        latents = self._config.latents
-        noise = rng.standard_normal((latents, *self._engine.noise_shape))
-        uniform = (np.arange(latents) + rng.random(latents)) / latents
-        mixture = self._engine.propose(seen.y, noise, uniform)
+        inputs = Inputs(seen.y, torch.from_numpy(window.samples).float()[None])
+        mixture = self._engine.propose(inputs, rng)
+        anchor = self.model.net.fixed or seen.anchor
         trigger = self._trigger(window, seen.best, 0)
         assumed = noise_model(self._config.likelihood, window.whitener.averages)
-        return Proposed(window, trigger, live.templates, self.prior, assumed, seen.anchor, mixture, rng)
+        return Proposed(window, trigger, live.templates, self.prior, assumed, anchor, mixture, rng)
 
     def infer(self, trigger: Trigger, bucket: int = 1) -> Posterior:
         """The weighted posterior of one window."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gwstream.errors import ModelError
 from gwstream.inference.bank import Bank
-from gwstream.inference.cvae import Cvae
+from gwstream.inference.networks import Network, build
 from gwstream.model import ModelSpec, read_spec
 
 WEIGHTS = "weights.safetensors"
@@ -30,7 +30,7 @@ class Model:
     """A trained network, the bank it was trained with, and what they are good for."""
 
     spec: ModelSpec
-    net: Cvae
+    net: Network
     bank: Bank
     hash: str
 
@@ -71,14 +71,14 @@ def section_hashes(spec: ModelSpec) -> dict[str, str]:
     }
 
 
-def save(path: Path, spec: ModelSpec, bank: Bank, net: Cvae) -> None:
+def save(path: Path, spec: ModelSpec, bank: Bank, net: Network) -> None:
     """Write network and bank, with the hashes of the sections they belong to, in one move."""
     tensors: dict[str, Tensor] = {f"net.{name}": value.contiguous() for name, value in net.state_dict().items()}
     for name, array in bank.tensors().items():
         kept = array if name in DOUBLE else array.astype(np.float32)
         tensors[name] = torch.from_numpy(np.ascontiguousarray(kept))
     part = path.with_suffix(".part")
-    save_file(tensors, part, {**section_hashes(spec), "inputs": str(len(net.shift))})
+    save_file(tensors, part, {**section_hashes(spec), "inputs": str(net.features)})
     part.chmod(0o644)  # safetensors makes it private, but a daemon under another user must read it
     part.replace(path)
 
@@ -105,7 +105,7 @@ def load_model(folder: Path) -> Model:
             )
     try:
         bank = Bank.from_tensors({name: value.double().numpy() for name, value in tensors.items() if "bank" in name})
-        net = Cvae(spec.network, int(metadata["inputs"]))
+        net = build(spec, int(metadata["inputs"]))
         net.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net.")})
     except (KeyError, RuntimeError, ValueError) as problem:
         raise ModelError(f"{path}: does not fit the network of model.toml: {problem}") from problem

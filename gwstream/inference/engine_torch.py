@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from torch import Tensor
+from numpy.random import Generator
 
-from gwstream.inference.cvae import Cvae
-from gwstream.inference.mixture import Mixture
-from gwstream.records import Floats
+from gwstream.inference.importance import Proposal
+from gwstream.inference.networks import Network
+from gwstream.inference.networks.base import Inputs
 
 
 class TorchEngine:
-    """Runs E1 and the decoder of a CVAE for one window at a time."""
+    """Runs a network for one window at a time."""
 
     name = "torch"
 
-    def __init__(self, net: Cvae) -> None:
-        self._net = net
-
-    @property
-    def noise_shape(self) -> tuple[int, ...]:
-        """Of one latent's noise: a standard normal vector."""
-        return (self._net.latent,)
+    def __init__(self, net: Network, latents: int) -> None:
+        """``latents``: parts of a proposal that is a mixture over a latent."""
+        self._net, self._latents = net, latents
 
     @torch.inference_mode()
-    def propose(self, y: Tensor, noise: Floats, uniform: Floats) -> Mixture:
-        """The decoder over L latents drawn from E1, as one mixture.
-
-        ``y``: (1, F); ``noise``: (L, latent) standard normal; ``uniform``: (L,) in [0, 1), which picks E1's component.
-        """
-        window = self._net.embed(y)
-        latent = self._net.prior_latent(window)
-        steps = torch.cumsum(latent.log_weights[0].double().exp(), 0)
-        chosen = torch.searchsorted(steps, torch.from_numpy(uniform)).clamp(max=len(steps) - 1)
-        sigma = torch.exp(latent.log_sigma[0, chosen])
-        z = latent.mean[0, chosen] + sigma * torch.from_numpy(noise.astype(np.float32))
-        found = self._net.decode(window, z[None])
-        return Mixture(
-            mean=found.mean[0].double().numpy(),
-            sigma=found.sigma[0].double().numpy(),
-            angle=found.angle[0].double().numpy(),
-            kappa=found.log_kappa[0].double().exp().numpy(),
-        )
+    def propose(self, inputs: Inputs, rng: Generator) -> Proposal:
+        """The network's density for ONE window, with whatever it draws from ``rng``."""
+        return self._net.propose(inputs, rng, self._latents)

@@ -20,6 +20,7 @@ from gwstream.inference.ridge import CHIRPS, RATIOS, Grid, Projector, Ridge, rid
 from gwstream.prior import Prior
 
 PER_RATIO, WHOLE = 15, 12
+TIME = 4  # among the WHOLE
 POOL = 4  # chirp masses of the profile taken together
 
 
@@ -63,6 +64,12 @@ def see(live: Live, windows: Tensor, rho: Tensor, context: Tensor, prior: Prior)
     shape, level, inverse_averages = context[:, :-2], context[:, -2:-1], context[:, -1:]
     parts = [_summary(seen, anchor, prior), profile, deficit, offset, shape, level / 5, inverse_averages * 20]
     return Seen(torch.cat(parts, 1).float(), anchor, found)
+
+
+def coalescence(y: Tensor, prior: Prior) -> Tensor:
+    """The ridge's mean time of coalescence (B,), s into the window, read back from the network's input (B, F)."""
+    low, high = prior.time
+    return 0.5 * (low + high) + (high - low) * y[:, PER_RATIO * RATIOS + TIME]
 
 
 def _summary(seen: Ridge, anchor: Anchor, prior: Prior) -> Tensor:

@@ -39,6 +39,12 @@ def joined(parts: list[Examples]) -> Examples:
     return Examples(**{name: torch.cat([table[name] for table in tables]) for name in tables[0]})
 
 
+def pieces(examples: Examples, size: int) -> list[Examples]:
+    """The examples in parts of ``size``."""
+    tables = [torch.split(value, size) for value in columns(examples).values()]
+    return [Examples(*parts) for parts in zip(*tables, strict=True)]
+
+
 def draw(spec: ModelSpec, simulator: Simulator, one: Member, count: int, rng: Generator) -> Examples:
     """``count`` examples of one member with parameters from the prior, less some of those with nothing to be seen."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))

@@ -20,10 +20,11 @@ from torch import Tensor
 from gwstream.errors import ModelError
 from gwstream.inference import checkpoint
 from gwstream.inference.bank import Bank
-from gwstream.inference.cvae import Cvae, objective
+from gwstream.inference.networks import Network, build
+from gwstream.inference.networks.base import Inputs, Objective, Pace
 from gwstream.model import ModelSpec, TrainingSpec, read_spec
 from gwstream.training import bank as bank_builder
-from gwstream.training.batches import Fresh, held_out
+from gwstream.training.batches import Fresh, held_out, pieces
 from gwstream.training.dataset import Examples, Simulator
 from gwstream.training.store import Store
 
@@ -43,7 +44,7 @@ class Data:
 class Run:
     """What a checkpoint holds, and the examples kept aside."""
 
-    net: Cvae
+    net: Network
     average: dict[str, Tensor]
     optimiser: torch.optim.AdamW
     held: Examples
@@ -104,10 +105,10 @@ def _store(data: Data, spec: ModelSpec, bank: Bank, simulator: Simulator) -> Sto
 def _start(spec: ModelSpec, source: Fresh | Store, held: Examples) -> Run:
     """A fresh network with its inputs scaled to unit variance."""
     y = source.sample().y
-    net = Cvae(spec.network, y.shape[1])
-    net.shift.copy_(y.mean(0))
-    net.scale.copy_(1 / y.std(0).clamp(min=1e-3))
-    optimiser = torch.optim.AdamW(net.parameters(), lr=spec.training.rate, betas=(0.9, 0.98), weight_decay=1e-3)
+    net = build(spec, y.shape[1])
+    net.fit_scale(y)
+    rate = spec.training.rate
+    optimiser = torch.optim.AdamW(net.parameters(), rate, betas=(0.9, 0.98), weight_decay=1e-3, fused=True)
     average = {name: value.clone() for name, value in net.state_dict().items()}
     return Run(net, average, optimiser, held)
 
@@ -129,12 +130,12 @@ def _tell(path: Path, spec: ModelSpec, source: Fresh | Store, run: Run, spent: t
     path.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
-def schedule(spec: TrainingSpec, fraction: float) -> tuple[float, float, int]:
-    """Learning rate, beta of the KL term and number of importance draws at a fraction of the run."""
+def schedule(spec: TrainingSpec, fraction: float) -> tuple[float, Pace]:
+    """Learning rate, and beta of the KL term with the number of importance draws, at a fraction of the run."""
     warm = min(1.0, fraction / 0.02)
     rate = spec.rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fraction)))
     beta = min(1.0, max(0.0, (fraction - spec.warm_up) / spec.ramp)) if spec.ramp else float(fraction >= spec.warm_up)
-    return rate, beta, spec.importance if fraction >= spec.importance_from else 1
+    return rate, Pace(beta, spec.importance if fraction >= spec.importance_from else 1)
 
 
 def _loop(spec: ModelSpec, source: Fresh | Store, run: Run, folder: Path, budget: float | None) -> None:
@@ -182,12 +183,20 @@ def _loop(spec: ModelSpec, source: Fresh | Store, run: Run, folder: Path, budget
     _save(run, folder / "checkpoint.safetensors")
 
 
+def objective(net: Network, data: Examples, pace: Pace) -> Objective:
+    """The network's loss on examples, in its own coordinates."""
+    e = data.e
+    if net.fixed is not None:
+        e = torch.from_numpy(net.fixed.encode(data.x.double().numpy())).float()
+    return net.loss(Inputs(data.y, data.windows), e, pace)
+
+
 def _step(spec: ModelSpec, data: Examples, run: Run, fraction: float) -> tuple[float, float, float, float, float]:
     """One update; returns learning rate, loss, reconstruction, KL, beta."""
     rng = np.random.default_rng([spec.training.seed, 5, run.step])
     torch.manual_seed(int(rng.integers(2**62)))
-    rate, beta, draws = schedule(spec.training, fraction)
-    found = objective(run.net, data.y, data.e, beta=beta, draws=draws)
+    rate, pace = schedule(spec.training, fraction)
+    found = objective(run.net, data, pace)
     for group in run.optimiser.param_groups:
         group["lr"] = rate
     run.optimiser.zero_grad(set_to_none=True)
@@ -196,10 +205,9 @@ def _step(spec: ModelSpec, data: Examples, run: Run, fraction: float) -> tuple[f
     if torch.isfinite(norm):
         run.optimiser.step()
     keep = min(AVERAGE, (run.step + 1) / (run.step + 10))
-    for name, value in run.net.state_dict().items():
-        run.average[name].lerp_(value, 1 - keep)
+    torch._foreach_lerp_(list(run.average.values()), list(run.net.state_dict().values()), 1 - keep)
     run.step += 1
-    return rate, float(found.loss.detach()), found.reconstruction, found.kl, beta
+    return rate, float(found.loss.detach()), found.reconstruction, found.kl, pace.beta
 
 
 @torch.no_grad()
@@ -207,11 +215,10 @@ def _judge(spec: ModelSpec, run: Run) -> float:
     """Loss of the averaged network, as at the end of the run, on the examples kept aside."""
     averaged = copy.deepcopy(run.net)
     averaged.load_state_dict(run.average)
-    data, (_, beta, draws) = run.held, schedule(spec.training, 1.0)
+    _, pace = schedule(spec.training, 1.0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        parts = zip(*(torch.split(value, 512) for value in (data.y, data.e)), strict=True)
-        losses = [objective(averaged, y, e, beta=beta, draws=draws).loss for y, e in parts]
+        losses = [objective(averaged, part, pace).loss for part in pieces(run.held, 512)]
     return float(torch.stack(losses).mean())
 
 
@@ -237,7 +244,7 @@ def _restore(run: Run, path: Path) -> None:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         run.step = int(file.metadata()["step"])
     run.net.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net.")})
-    run.average = {name[8:]: value for name, value in tensors.items() if name.startswith("average.")}
+    run.average = {name: tensors[f"average.{name}"] for name in run.net.state_dict()}
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimiser."):
