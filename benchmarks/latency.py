@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import aiohttp
 import common
 import numpy as np
 
@@ -47,6 +48,8 @@ class Play:
     signals: list[tuple[Injection, float]] = field(default_factory=list)
     renamed: dict[tuple[str, int], int] = field(default_factory=dict)
     begin: int = 0
+    calibration: float = 16.0  # s of strain with one known signal; 0: none
+    counted: dict[str, float] = field(default_factory=dict)  # of known signals, as the daemon's metrics say
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,13 @@ async def run(play: Play, folder: Path) -> tuple[list[tuple[int, dict]], list[fl
     async with Broker() as broker:
         page = child.free_port()
         config = folder / "gwstream.toml"
-        settings = child.Settings(directories=directories, model=common.MODEL, broker_port=broker.port, http_port=page)
+        settings = child.Settings(
+            directories=directories,
+            model=common.MODEL,
+            broker_port=broker.port,
+            http_port=page,
+            more=f"\n[calibration]\ninterval = {play.calibration}\n",
+        )
         config.write_text(settings.toml(), encoding="utf-8")
         async with child.daemon(config, folder / "daemon.log", page) as daemon:
             listener = await asyncio.create_subprocess_exec(
@@ -112,10 +121,25 @@ async def run(play: Play, folder: Path) -> tuple[list[tuple[int, dict]], list[fl
                 child.check(daemon, folder / "daemon.log")
                 memory.append(common.rss(daemon.pid))
             await asyncio.sleep(2)
+            play.counted = await known(page)
             listener.terminate()
             await listener.wait()
             await reading
     return received, memory
+
+
+async def known(port: int) -> dict[str, float]:
+    """Known signals that were judged, by what became of them, all detectors together."""
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    out = {"judged": 0.0, "made strain wait": 0.0, "no pause": 0.0, "trigger": 0.0}
+    for line in lines:
+        name, _, value = line.rpartition(" ")
+        if name.startswith("gwstream_calibration_injections_total"):
+            out["judged"] += float(value)
+        elif name.startswith("gwstream_dropped_total") and 'stage="calibration"' in name:
+            out[name.split('reason="')[1].split('"')[0]] += float(value)
+    return out
 
 
 async def read(stream: asyncio.StreamReader, received: list[tuple[int, dict]]) -> None:
@@ -199,6 +223,8 @@ def report(play: Play, received: list[tuple[int, dict]], memory: list[float]) ->
             f"{noise_events(play, received)} events from noise alone",
             f"resident memory of the daemon: {memory[len(memory) // 4]:.0f} MB after a quarter, "
             f"{memory[-1]:.0f} MB at the end, {max(memory):.0f} MB at most",
+            f"known signals, one in {play.calibration:g} s a detector: "
+            + ", ".join(f"{name} {count:.0f}" for name, count in play.counted.items()),
             "",
             common.table(("ms", "p50", "p90", "p99", "max"), rows),
             "",
@@ -212,12 +238,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=300, help="measured, after the warm-up (default: %(default)s)")
     parser.add_argument("--rate", type=int, default=16384, help="Hz (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--calibration", type=float, default=16.0, help="s a known signal; 0: none")
     parser.add_argument("--subscribe", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.subscribe:
         subscribe(args.subscribe)
         return
     play = make(args.rate, args.seconds, args.seed)
+    play.calibration = args.calibration
     with tempfile.TemporaryDirectory(prefix="gwstream-latency-", dir="/dev/shm") as folder:
         received, memory = asyncio.run(run(play, Path(folder)))
     print(report(play, received, memory))

@@ -16,7 +16,7 @@ from scipy.special import ndtr
 from scipy.stats import kstest, norm
 from trained import inference, shipped
 
-from gwstream.calibration import BEATS, FIRST_COST, SETTLE, WAITING, Calibration
+from gwstream.calibration import BEATS, COSTS, FIRST_COST, SETTLE, WAITING, Calibration
 from gwstream.calibration.alarm import (
     ALTERNATIVES,
     MEAN,
@@ -468,6 +468,17 @@ def test_what_finds_no_pause_is_dropped_and_counted() -> None:
     setting.seconds(4 * (WAITING + 5))
     assert setting.lost["calibration", "no pause", "H1"] == 5
     assert len(list(iter(setting.calibration.take, None))) == WAITING
+
+
+def test_one_that_took_longer_than_any_pause_does_not_stop_all_that_follow() -> None:
+    setting = Setting()
+    setting.seconds(12)
+    calibration = setting.calibration
+    calibration.done(calibration._ledgers["H1"].report(), 5.0)
+    for number in range(12, 12 + 4 * (COSTS + WAITING)):
+        assert setting.lost["calibration", "no pause", "H1"] >= COSTS or calibration.due(number - 0.9) is None
+        setting.second(number, float(number))
+    assert calibration.due(number + 0.2) == pytest.approx(number + 0.2)
 
 
 @pytest.mark.parametrize("apart", [-17, -16, 0, 16, 17])

@@ -40,7 +40,7 @@ WAITING = 3  # known signals a detector that wait for a pause
 REMEMBERED = 64  # triggers a detector
 SETTLE = 0.1  # s after strain has come before a pause is used: its messages are on their way
 FIRST_COST = 0.15  # s, before there is a measurement
-COSTS = 32  # measurements whose largest is taken for the next
+COSTS = 16  # measurements whose largest is taken for the next
 BEATS = 8  # intervals between records whose least is taken for the next
 LOST = 3.0  # such intervals without strain after which a detector is not waited for
 
@@ -104,6 +104,7 @@ class Calibration:
         while len(stream.waiting) > WAITING:
             stream.waiting.popleft()
             self._tally("calibration", "no pause", record.detector)
+            self._costs.append(min(self._costs))  # so that one that took very long does not stop all that follow
 
     def gated(self, triggers: Sequence[Trigger]) -> None:
         """The gate has judged real windows, in order of time: those near a trigger are left alone."""
