@@ -65,8 +65,8 @@ def keep(path: Path, group: str, kind: str, label: str, posteriors: Iterable[Pos
             "peak_residual_p": posterior.peak_residual_p,
             "ess": posterior.ess,
             "snr": posterior.snr,
-            "other": posterior.window.whitener.history < config.short_history
-            or posterior.window.whitener.drift > config.high_drift,
+            "drift": posterior.window.whitener.drift,
+            "other": posterior.window.whitener.history < config.short_history,
         }
         for posterior in posteriors
     ]

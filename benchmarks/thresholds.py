@@ -35,13 +35,16 @@ GRID = {
     "low_residual_p": (1e-4, 1e-3, 3e-3, 1e-2),
     "low_peak_residual_p": (1e-3, 3e-3, 1e-2, 2e-2, 3e-2),
     "low_ess": (50.0, 100.0, 200.0),
+    "high_drift": (0.7, 1.0, 1.3),
 }
 FACTS = {
     "low_log_bayes": "log_bayes",
     "low_residual_p": "residual_p",
     "low_peak_residual_p": "peak_residual_p",
     "low_ess": "ess",
+    "high_drift": "drift",
 }
+UPPER = np.array([-1.0 if name.startswith("high") else 1.0 for name in GRID])  # limits from above change sign
 KEPT = 0.96  # of the signals on which thresholds are chosen, so that those left out keep 0.95
 WANTED = 0.95
 BAR = 0.10
@@ -60,7 +63,7 @@ class Case:
 
     def good(self, thresholds: Sequence[float]) -> bool:
         """Whether any of its posteriors would be good."""
-        return bool(np.any(np.all(self.facts >= np.array(thresholds), axis=1) & ~self.other))
+        return bool(np.any(np.all(self.facts * UPPER >= np.array(thresholds) * UPPER, axis=1) & ~self.other))
 
 
 def cases(folder: Path) -> list[Case]:

@@ -131,7 +131,7 @@ def test_a_section_takes_the_place_of_its_own_and_of_no_other() -> None:
 def test_thresholds_are_chosen_without_the_group_they_judge() -> None:
     """A glitch that only a threshold on it would catch passes when it is left out."""
     thresholds = module("thresholds")
-    fine, bad = [20.0, 0.5, 0.5, 500.0], [20.0, 0.5, 0.015, 500.0]
+    fine, bad = [20.0, 0.5, 0.5, 500.0, 0.4], [20.0, 0.5, 0.015, 500.0, 0.4]
 
     def case(group: str, kind: str, facts: list[float]) -> object:
         return thresholds.Case(group, kind, "Whistle", np.array([facts]), np.array([False]))

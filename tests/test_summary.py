@@ -295,7 +295,7 @@ def suspicious() -> dict[str, Posterior]:
         "low effective sample size": posterior(window(), ess=99.0),
         "poor residual": posterior(window(), residual_p=5e-4),
         "poor residual at the peak": posterior(window(), peak_residual_p=5e-3),
-        "PSD drift": with_whitener(drift=0.71),
+        "PSD drift": with_whitener(drift=1.01),
         "data quality unknown": posterior(window(dq=None)),
     }
 
