@@ -10,12 +10,22 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from scipy.signal import welch
+from scipy.signal import get_window, welch
 
+from gwstream.model import ConditioningSpec
 from gwstream.spectra import asd
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
-SCRIPTS = ("latency.py", "hour.py", "reference.py", "calibration.py", "coverage.py", "alarms.py", "background.py")
+SCRIPTS = (
+    "latency.py",
+    "hour.py",
+    "reference.py",
+    "calibration.py",
+    "averages.py",
+    "coverage.py",
+    "alarms.py",
+    "background.py",
+)
 
 
 @pytest.fixture
@@ -31,6 +41,23 @@ def test_help(script: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert f"python benchmarks/{script}" in done.stdout
+
+
+def test_an_endless_history_gives_the_mean_periodogram(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line and a slope, smoothed by the segments' window, as segments of simulated noise have it."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    averages = importlib.import_module("averages")
+    spec = ConditioningSpec()
+    f = np.fft.rfftfreq(1024, 1 / 256)
+    psd = 1e-46 * (1 + (60 / (f + 10)) ** 2 + 300 * np.exp(-(((f - 60) / 0.5) ** 2)))
+    n = 1024 * 256
+    level = np.sqrt(np.interp(np.fft.rfftfreq(n, 1 / 256), f, psd) * n * 256 / 4)
+    draws = np.random.default_rng(3).standard_normal((2, len(level)))
+    noise = np.fft.irfft(level * (draws[0] + 1j * draws[1]), n)
+    _, found = welch(noise, 256, get_window("hann", spec.taps) ** 2, noverlap=256, detrend=False)
+    ratio = found[20:240] / averages.expected_periodogram(spec, psd)[20:240]
+    assert abs(ratio.mean() - 1) < 0.01
+    assert ratio.std() < 0.06
 
 
 def test_noise_has_the_spectrum_of_its_name(common: ModuleType) -> None:

@@ -38,14 +38,14 @@ class RunningPsd:
         self._spec = spec
         # Hann's side lobes carry a seismic wall, 110 dB above the quiet band, into it; those of its square do not
         window = get_window("hann", spec.taps) ** 2
-        self._window = window
+        self.window = window
         self._norm = 2.0 / (spec.rate * float(np.sum(window**2)))
         self._span = round(spec.full * spec.rate)
         self._segments: deque[tuple[int, Floats]] = deque(maxlen=self._span // spec.update + 1)
 
     def add(self, start: int, samples: Floats) -> None:
         """Take one clean segment, (spec.taps,), from count ``start`` on; silence and absurdities are left out."""
-        power = np.abs(np.fft.rfft(samples * self._window)) ** 2 * self._norm
+        power = np.abs(np.fft.rfft(samples * self.window)) ** 2 * self._norm
         power[0] *= 0.5
         power[-1] *= 0.5
         if power.min() > 0 and np.isfinite(power).all():
