@@ -8,7 +8,7 @@ MODEL ?= models/bbh-1det
 DEMO ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench bench-hour bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
+.PHONY: help demo test test-slow lint format bench bench-hour bench-network bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
   bench-thresholds bench-reference bench-alarms bench-sampler train validate clean system-packages
 
 help: ## list the targets
@@ -64,6 +64,9 @@ bench-hour: $(VENV)/.test ## an hour of simulated strain: recovery, noise events
 
 bench-calibration: $(VENV)/.test ## how soon live calibration finds a fault (a quarter of an hour)
 	$(BIN)/python benchmarks/calibration.py
+
+bench-network: $(VENV)/.test ## which signals two detectors find together, and what chance makes (5 minutes)
+	$(BIN)/python benchmarks/network.py
 
 bench-averages: $(VENV)/.test ## what a short PSD history costs, Gaussian and Student-t (a quarter of an hour)
 	$(BIN)/python benchmarks/averages.py

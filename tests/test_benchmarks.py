@@ -19,6 +19,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 SCRIPTS = (
     "latency.py",
     "hour.py",
+    "network.py",
     "reference.py",
     "calibration.py",
     "averages.py",
