@@ -186,6 +186,10 @@ def test_all_members_agree_with_each_other() -> None:
     state.add(member("L1", -13.0, snr=11.0))
     state.add(member("H1", 0.0))
     assert standing(state) == {("H1.0.0", "L1.0.0")}
+    state = network()  # L1 agrees with H1 and with V1, but these do not with each other
+    for one in (member("H1", 0.0), member("L1", 13.0), member("V1", 38.0, snr=9.0)):
+        state.add(one)
+    assert standing(state) == {("H1.0.0", "L1.0.0")}
 
 
 def test_good_members_count_most_then_their_number_then_loudness() -> None:
@@ -196,10 +200,15 @@ def test_good_members_count_most_then_their_number_then_loudness() -> None:
         for one in order:
             state.add(one)
         assert standing(state) == {("H1.0.0", "L1.0.0")}
+    far = member("V1", -25.0, snr=8.0, **suspect)  # agrees with the first of L1 alone
     state = network()
-    for one in (member("H1"), member("L1", -9.0, snr=8.0), member("L1", 9.0, number=1, snr=9.0), member("V1", -25.0)):
+    for one in (member("H1"), member("L1", -9.0, snr=8.0), member("L1", 9.0, number=1, snr=20.0), far):
         state.add(one)
-    assert standing(state) == {("H1.0.0", "L1.0.0", "V1.0.0")}  # V1 is too far from the louder one
+    assert standing(state) == {("H1.0.0", "L1.0.0", "V1.0.0")}
+    state = network()
+    for one in (member("H1"), member("L1", -9.0, snr=20.0, **suspect), member("L1", 9.0, number=1, snr=8.0), far):
+        state.add(one)
+    assert standing(state) == {("H1.0.0", "L1.1.0"), ("L1.0.0", "V1.0.0")}
 
 
 def test_what_is_left_over_may_agree_among_itself() -> None:

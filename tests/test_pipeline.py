@@ -19,9 +19,10 @@ from gwstream.calibration.shadow import Planned
 from gwstream.config import Config
 from gwstream.errors import EngineError, SourceError
 from gwstream.pipeline import BATCHES_AT_REST, CUTS, RECORDS, TRIGGERS, run
+from gwstream.pipeline.network import KEPT, Followed
 from gwstream.pipeline.parts import Parts
 from gwstream.prior import Prior
-from gwstream.records import Batch, Gap, Outgoing, Posterior, Strain, Trigger, Whitener, Window
+from gwstream.records import Batch, Gap, Outgoing, Posterior, Strain, Summary, Trigger, Whitener, Window
 
 STEPS = ("source", "conditioning_queue", "conditioning", "batching", "inference_queue", "inference", "summary")
 
@@ -340,6 +341,23 @@ async def test_a_detector_whose_partner_is_late_or_silent_is_told_at_once() -> N
         assert [one.summary.kind for one in publisher.sent] == ["posterior", "event", "posterior", "event", "network"]
         assert publisher.times[4] - publisher.times[1] > 0.1
         assert noted == late
+
+
+def test_what_follows_an_event_is_found_among_a_bounded_number() -> None:
+    def summary(kind: str, name: str, supersedes: Sequence[str] = ()) -> Summary:
+        told = {"id": name, "supersedes": list(supersedes)}
+        return Summary(kind=kind, detector="X1", id=name, gps_ns=0, posterior=b"", sha256="", event=told)  # type: ignore[arg-type]
+
+    late = Counter[str]()
+    followed = Followed(1.0, lambda stage, reason, detector, count=1: late.update([reason]))
+    for k in range(2 * KEPT):
+        assert followed.first(summary("event", f"E{k}"), k + 1) == 0
+    last = f"E{2 * KEPT - 1}"
+    assert followed.first(summary("network", "N", [f"E{2 * KEPT - 2}", last, "N0"]), 2 * KEPT + 1) == 2 * KEPT - 1
+    assert followed.first(summary("network", "N", ["E0"]), 10**12) == 0  # long forgotten
+    assert not late
+    assert followed.first(summary("network", "N", [last]), 2 * KEPT + 10**9 + 1) == 2 * KEPT
+    assert late == {"late_coincidence": 1}
 
 
 async def test_marks_follow_one_another() -> None:
