@@ -55,7 +55,7 @@ function broker({ up, reason, outbox }) {
 
 // ---- detectors ------------------------------------------------------------------------------------------------------
 
-const FACTS = [["range", "Range 30+30"], ["psd", "PSD history"], ["averages", "Averages"], ["age", "Data age"], ["window", "Last window"], ["snr", "Gate SNR"], ["calibration", "90 % intervals"]];
+const FACTS = [["range", "Range 30+30"], ["psd", "PSD history"], ["averages", "Averages"], ["age", "Data age"], ["window", "Last window"], ["snr", "Gate SNR"], ["calibration", "90 % coverage"]];
 
 function view(name) {
   if (detectors.has(name)) return detectors.get(name);
@@ -111,7 +111,7 @@ function age({ last, heard, facts, state }) {
 function calibration(message) {
   const { calibration: fact } = view(message.detector).facts;
   const said = `${fixed(message.coverage_90, 2)} \u00b1 ${fixed(message.coverage_90_error, 2)}`;
-  fact.replaceChildren(...(message.injections ? [said, make("small", {}, ` of ${message.injections}`)] : ["\u2013"]));
+  fact.replaceChildren(...(message.injections ? [said, make("small", { class: "count" }, ` of ${message.injections}`)] : ["\u2013"]));
   fact.title = message.text;
   fact.className = message.alarm ? "bad" : "";
 }
@@ -336,7 +336,7 @@ function detail() {
       line("PSD drift", fixed(psd.drift, 2)),
       event ? line("Windows", String(event.windows)) : line("Event", "told by another"),
       line("Engine", posterior.engine),
-      ...(delivery?.calibration?.injections ? [line("90 % intervals", `${fixed(delivery.calibration.coverage_90, 2)} \u00b1 ${fixed(delivery.calibration.coverage_90_error, 2)}`)] : [])),
+      ...(delivery?.calibration?.injections ? [line("90 % coverage", `${fixed(delivery.calibration.coverage_90, 2)} \u00b1 ${fixed(delivery.calibration.coverage_90_error, 2)}`)] : [])),
     make("p", { class: "id" }, posterior.id),
   );
   unzoom = zoom(chart, message);
