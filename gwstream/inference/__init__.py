@@ -179,7 +179,9 @@ class Inference:
         waveforms = proposed.templates.waveforms(likeliest)
         top = int(np.argmax(proposed.noise.log_ratio(window.samples, waveforms)))
         loudest = waveforms[top].astype(np.float64)
-        residual_p, peak_residual_p = p_values(window.samples, proposed.templates, likeliest[top])
+        residual_p, peak_residual_p = p_values(
+            window.samples, proposed.templates, likeliest[top], window.whitener.averages
+        )
         return Posterior(
             id=self.identity(window),
             trigger=proposed.trigger,  # of this window alone: a batch's product rounds differently
