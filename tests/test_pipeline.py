@@ -23,6 +23,7 @@ from gwstream.pipeline.network import KEPT, Followed
 from gwstream.pipeline.parts import Parts
 from gwstream.prior import Prior
 from gwstream.records import Batch, Gap, Outgoing, Posterior, Strain, Summary, Trigger, Whitener, Window
+from gwstream.summary import News, Summarizer
 
 STEPS = ("source", "conditioning_queue", "conditioning", "batching", "inference_queue", "inference", "summary")
 
@@ -315,8 +316,25 @@ async def test_detectors_that_agree_are_told_together_after_their_own_messages()
     assert both.summary.event is not None
     assert both.summary.event["supersedes"] == [first.summary.id, second.summary.id]
     assert (first.first_event, both.first_event) == (0, first.marks[-1][1])
-    assert both.marks == second.marks
+    assert both.marks[:-1] == second.marks[:-1]
+    assert both.marks[-1] > second.marks[-1]
     assert noted == []
+
+
+async def test_the_network_is_judged_when_the_detector_has_been_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher, judge = FakePublisher(), Summarizer.together
+    told: list[str] = []
+
+    def together(self: Summarizer, news: News | None) -> tuple[Summary, ...]:
+        assert news is not None
+        told.extend(one.summary.id for one in publisher.sent if one.summary.id == news.event.id)
+        return judge(self, news)
+
+    monkeypatch.setattr(Summarizer, "together", together)
+    source = FakeSource({name: [strain(0, name)] for name in ("H1", "L1")}, live=True)
+    await finish(parts(source, inference=FakeInference({3: 0.76}), publisher=publisher))
+    assert told == [one.summary.id for one in kinds(publisher, "event")]
+    assert len(told) == 2
 
 
 async def test_a_detector_whose_partner_is_late_or_silent_is_told_at_once() -> None:

@@ -23,7 +23,7 @@ from gwstream.pipeline.journey import Batched, Cut, Journey, Pending
 from gwstream.pipeline.network import Followed
 from gwstream.pipeline.parts import CalibrationLike, Parts
 from gwstream.records import NANO, Batch, Gap, Outgoing, Strain, Summary, Trigger, Whitener, Window, gps_ns
-from gwstream.summary import Summarizer
+from gwstream.summary import News, Summarizer
 
 __all__ = ["Parts", "run"]
 
@@ -239,31 +239,37 @@ class _Pipeline:
             self._give_up("overload", worst.trigger.window.detector)
 
     async def _posterior(self, pending: Pending) -> None:
-        """One posterior, its summaries, and on to the publisher with them."""
-        infer, summarize = self._parts.inference.infer, self._summarizer.add
+        """One posterior and its summaries on to the publisher; only then what they change in the network."""
+        infer, summarizer, window = self._parts.inference.infer, self._summarizer, pending.trigger.window
 
-        def work() -> tuple[int, tuple[Summary, ...]]:
+        def work() -> tuple[int, tuple[Summary, ...], News | None]:
             posterior = infer(pending.trigger, 1)  # alone, so that its bytes do not hang on what came in its batch
             done = time.monotonic_ns()
-            return done, summarize(posterior)
+            return done, *summarizer.own(posterior)
 
         loop = asyncio.get_running_loop()
-        done, summaries = await loop.run_in_executor(self._inference_thread, work)
-        self._open[pending.trigger.window.detector] -= 1
-        end = time.monotonic_ns()
-        journey = pending.journey.then("inference", done).then("summary", end)
+        done, summaries, news = await loop.run_in_executor(self._inference_thread, work)
+        self._open[window.detector] -= 1
+        journey = pending.journey.then("inference", done)
         self._spent("inference", journey.left("batching"), done)
-        self._spent("summary", done, end)
-        window = pending.trigger.window
-        data_end = gps_ns(window.start + len(window.samples), window.rate)
+        await self._hand_on(summaries, window, journey)
+        if news is not None:
+            changes = await loop.run_in_executor(self._inference_thread, summarizer.together, news)
+            if changes:
+                await self._hand_on(changes, window, journey)
+
+    async def _hand_on(self, summaries: Sequence[Summary], window: Window, journey: Journey) -> None:
+        """Summaries that ``window`` has led to, just made, to the publisher."""
+        end = time.monotonic_ns()
+        self._spent("summary", journey.left("inference"), end)
         calibration = self._parts.calibration
         told = calibration.told(window.detector) if calibration is not None else None
         for summary in summaries:
             outgoing = Outgoing(
                 summary=summary,
                 arrived=journey.arrived,
-                marks=journey.marks,
-                data_end_ns=data_end,
+                marks=journey.then("summary", end).marks,
+                data_end_ns=gps_ns(window.start + len(window.samples), window.rate),
                 first_event=self._followed.first(summary, end),
                 calibration=told if summary.detector == window.detector else None,
             )

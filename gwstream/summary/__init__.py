@@ -6,7 +6,7 @@ Nothing here waits or knows a clock: network events follow from the detectors' e
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from gwstream.config import SummaryConfig
 from gwstream.prior import Prior
@@ -14,11 +14,20 @@ from gwstream.records import NANO, Posterior, Summary
 from gwstream.summary import network
 from gwstream.summary.chirp_mass import ChirpMasses
 from gwstream.summary.coincidence import Change, Coincidences, light_travel
-from gwstream.summary.events import Events, rank
+from gwstream.summary.events import Event, Events, rank
 from gwstream.summary.message import canonical, coalescence_ns, part, reasons
 from gwstream.summary.schema import schema
 
-__all__ = ["Summarizer", "canonical", "schema"]
+__all__ = ["News", "Summarizer", "canonical", "schema"]
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """An event that is new or now better told, by ``posterior``, which is suspect for ``doubts``."""
+
+    posterior: Posterior
+    event: Event
+    doubts: tuple[str, ...]
 
 
 class Summarizer:
@@ -37,6 +46,11 @@ class Summarizer:
     def add(self, posterior: Posterior) -> tuple[Summary, ...]:
         """The summary of the posterior; then, if it is new or now better told, that of its event; then what that
         changes in the network."""
+        own, news = self.own(posterior)
+        return own + self.together(news)
+
+    def own(self, posterior: Posterior) -> tuple[tuple[Summary, ...], News | None]:
+        """What the detector says by itself, and what `together` is to be given once that is on its way."""
         window = posterior.window
         body = canonical(part(posterior, self._prior, self._config))
         digest = hashlib.sha256(body).hexdigest()
@@ -54,13 +68,17 @@ class Summarizer:
         doubts = reasons(posterior, self._config)
         event = self._events.add(window.detector, gps_ns, rank(posterior, into_window, not doubts, self._prior))
         if event is None:
-            return (single,)
+            return (single,), None
         told = {"id": event.id, "supersedes": list(event.replaced), "windows": event.windows}
         best = replace(single, kind="event", id=event.id, event=told)
-        changes: list[Change] = []
-        if self._network is not None:
-            changes = self._network.add(network.member(posterior, event, doubts, self._masses))
-        return (single, best, *map(self._tell, changes))
+        return (single, best), News(posterior, event, doubts)
+
+    def together(self, news: News | None) -> tuple[Summary, ...]:
+        """What news of a detector's event change in the network."""
+        if self._network is None or news is None:
+            return ()
+        member = network.member(news.posterior, news.event, news.doubts, self._masses)
+        return tuple(map(self._tell, self._network.add(member)))
 
     def _tell(self, change: Change) -> Summary:
         """The summary of a network event that stands, or is withdrawn."""
