@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from gwstream import __version__, cli, daemon, errors, settings
-from gwstream.cli import commands, values
+from gwstream.cli import base, values
 from gwstream.config import Config
 from gwstream.errors import ConfigError, EngineError, GwstreamError, PublishError
 from gwstream.training.train import Data
 
-NAMES = ("run", "demo", "replay", "simulate", "train", "validate", "check-config", "schema")
+NAMES = ("run", "demo", "replay", "simulate", "train", "validate", "compare", "check-config", "schema")
 HEAVY = {"numpy", "scipy", "torch", "pydantic", "aiohttp", "aiomqtt", "gwpy", "h5py", "matplotlib", "rich", "asyncio"}
 
 
@@ -43,7 +43,7 @@ def test_command_help_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_help_lists_every_exit_status() -> None:
-    listed = {int(code) for code in re.findall(r"^ {2}(\d+) ", commands.EXIT_CODES, re.MULTILINE)}
+    listed = {int(code) for code in re.findall(r"^ {2}(\d+) ", base.EXIT_CODES, re.MULTILINE)}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, GwstreamError)]
     assert len(kinds) == 6
     assert listed == {0, 1, 2, 130} | {kind.exit_code for kind in kinds}
@@ -313,6 +313,28 @@ def test_schema_is_a_schema(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert cli.main(["schema"]) == 0
     Draft202012Validator.check_schema(json.loads(capsys.readouterr().out))
+
+
+def test_validate_and_compare_pass_on_how_much_to_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[object] = []
+
+    def call(*arguments: object) -> Path | None:
+        asked.extend(arguments)
+        return None
+
+    monkeypatch.setattr("gwstream.training.validate.validate", call)
+    monkeypatch.setattr("gwstream.training.compare.compare", call)
+    options = ["--seed", "7", "--exact", "2", "--fixed", "0", "--jobs", "2"]
+    assert cli.main(["validate", "m", *options]) == 1
+    assert cli.main(["compare", "a", "b", *options, "--cache", str(tmp_path), "--output", "o"]) == 0
+    first, second = asked[1], asked[4]
+    assert first.options == "--injections 2000 --seed 7 --fixed 0 --exact 2"
+    assert second.options == "--injections 1000 --seed 7 --fixed 0 --exact 2"
+    assert (first.jobs, second.cache) == (2, tmp_path)
+    assert asked[:1] + asked[2:4] + asked[5:] == [Path("m"), Path("m"), [Path("a"), Path("b")], Path("o")]
+    assert "NOT calibrated" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["--injections", "0"], ["--injections", "many"], ["--seed", "-1"]])

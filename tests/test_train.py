@@ -62,6 +62,8 @@ def test_a_run_makes_a_model_that_loads_and_its_loss_falls(whole: Path) -> None:
     assert weights == whole / "whole" / "weights.safetensors"
     model = load_model(weights.parent)
     assert model.name == "tiny"
+    for name in ("training.json", "held-out.csv"):  # what `gwstream compare` tells of the run
+        assert (weights.parent / name).read_bytes() == (whole / "run" / name).read_bytes()
     assert len(model.net.shift) == size(model.bank, 26)
     rows = losses(whole / "run" / "loss.csv")
     assert [int(row[0]) for row in rows] == [20, 40]

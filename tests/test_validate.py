@@ -8,65 +8,84 @@ from scipy import stats
 from trained import FOLDER
 
 from gwstream.records import PARAMETERS
+from gwstream.training import figures, report, scores
 from gwstream.training import validate as validation
-from gwstream.training.validate import LEAST_P, Scores, smallest_p, validate
+from gwstream.training.report import LEAST_P, smallest_p
+from gwstream.training.scores import Scores
+from gwstream.training.validate import Plan, validate
 
-INJECTIONS = 30
+PLAN = Plan(injections=40, seed=3, fixed=20, exact=2)
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bool, Scores]:
-    """A short validation of the shipped model, and its scores."""
+def validated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bool, list[Scores]]:
+    """A short validation of the shipped model, and its scores: of the family, of the fixed spectrum."""
     folder = tmp_path_factory.mktemp("validation")
     kept: list[Scores] = []
+
+    def keep(*arguments: object, **settings: object) -> Scores:
+        kept.append(scores.score(*arguments, **settings))
+        return kept[-1]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validation, "DETECTORS", 4)
-        score = validation.score
-
-        def keep(model: Path, injections: int, seed: int) -> Scores:
-            kept.append(score(model, injections, seed))
-            return kept[-1]
-
         patch.setattr(validation, "score", keep)
-        passed = validate(FOLDER, injections=INJECTIONS, seed=3, output=folder / "report")
-    return folder / "report", passed, kept[0]
+        patch.setattr("gwstream.training.judge.MOST", 2)
+        passed = validate(FOLDER, Plan(injections=40, seed=3, fixed=20, exact=2, cache=folder), folder / "report")
+    return folder / "report", passed, kept
 
 
-def test_report_and_pictures_are_written(report: tuple[Path, bool, Scores]) -> None:
-    folder, passed, _ = report
-    assert sorted(path.name for path in folder.iterdir()) == ["efficiency.png", "pp.png", "report.md"]
-    for picture in folder.glob("*.png"):
-        assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-        assert picture.stat().st_size > 5000
+def test_report_and_pictures_are_written(validated: tuple[Path, bool, list[Scores]]) -> None:
+    folder, passed, _ = validated
+    pictures = ["corner-1.png", "corner-2.png", "efficiency.png", "exact.png", "pp.png"]
+    assert sorted(path.name for path in folder.iterdir()) == [*pictures, "report.md"]
     text = (folder / "report.md").read_text(encoding="utf-8")
+    for name in pictures:
+        assert (folder / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert (folder / name).stat().st_size > 5000
+        assert f"({name})" in text
     assert ("**Passed**" if passed else "**Failed**") in text
-    assert f"--injections {INJECTIONS} --seed 3" in text
+    assert f"validate models/bbh-1det {PLAN.options}`" in text
     for name in PARAMETERS:
-        assert f"| {name} |" in text
+        assert f"| {name.replace('_', ' ')} |" in text
     assert "nan" not in text
     assert str(FOLDER.parents[1]) not in text
 
 
-def test_report_states_the_figures_of_the_scores(report: tuple[Path, bool, Scores]) -> None:
-    folder, _, scores = report
+def test_report_states_the_figures_of_the_scores(validated: tuple[Path, bool, list[Scores]]) -> None:
+    folder, _, (family, fixed) = validated
     text = (folder / "report.md").read_text(encoding="utf-8")
-    weighted = scores.column("weighted")
-    assert f"smallest Kolmogorov-Smirnov p {smallest_p(weighted):.4f}" in text
+    weighted = family.column("weighted")
+    assert f"p-values is {smallest_p(weighted):.4f} as served" in text
     p = stats.kstest(weighted[:, 2], "uniform").pvalue
-    row = next(line for line in text.splitlines() if line.startswith("| effective_distance |"))
+    row = next(line for line in text.splitlines() if line.startswith("| effective distance |"))
     assert f"| {p:.3f} |" in row
+    inside = np.mean(np.abs(weighted[:, 2] - 0.5) < 0.45)
+    assert f"| {100 * inside:.1f} ± {100 * np.sqrt(inside * (1 - inside) / 40):.1f} |" in row
+    fraction = np.median(fixed.column("raw_ess"))
+    assert f"| aLIGO_O4_high, 64 s of history | {len(fixed.snr)} | {fraction:.2f} |" in text
 
 
-def test_every_injection_is_scored_inside_its_limits(report: tuple[Path, bool, Scores]) -> None:
-    _, _, scores = report
+def test_every_injection_is_scored_inside_its_limits(validated: tuple[Path, bool, list[Scores]]) -> None:
+    _, _, (family, fixed) = validated
     for name in ("weighted", "raw"):
-        ranks = scores.column(name)
-        assert ranks.shape == (INJECTIONS, 5)
+        ranks = family.column(name)
+        assert ranks.shape == (PLAN.injections, 5)
         assert ((ranks >= 0) & (ranks <= 1 + 1e-9)).all()
     for name in ("ess", "raw_ess"):
-        assert ((scores.column(name) > 0) & (scores.column(name) <= 1)).all()
-    assert np.isfinite(scores.column("divergence")).all()
-    assert len(scores.optimal_snr) == INJECTIONS
+        assert ((family.column(name) > 0) & (family.column(name) <= 1)).all()
+    assert np.isfinite(family.column("divergence")).all()
+    assert family.column("optimal_snr").min() < 6  # the gate would not have passed it
+    snr = fixed.column("optimal_snr")
+    assert 0 < len(snr) < PLAN.fixed
+    assert ((snr >= 6) & (snr < 30)).all()
+
+
+def test_injections_are_the_same_however_they_are_shared_out(validated: tuple[Path, bool, list[Scores]]) -> None:
+    _, _, (family, _) = validated
+    shared = scores.score(FOLDER, 40, 3, snr=(6.0, 30.0), jobs=2)
+    alone = family.between(6.0, 30.0)
+    for name in ("weighted", "raw", "optimal_snr", "divergence", "raw_ess"):
+        assert np.array_equal(shared.column(name), alone.column(name)), name
 
 
 def test_ranks_of_a_wrong_posterior_fail_the_rule() -> None:
@@ -86,33 +105,56 @@ def test_smallest_p_is_the_least_of_the_five() -> None:
     assert smallest_p(ranks) == min(stats.kstest(ranks[:, k], "uniform").pvalue for k in range(5))
 
 
-def fake_scores(injections: int, exponent: float, seed: int) -> Scores:
+def fake_scores(injections: int, exponent: float, seed: int, raw: float = 1.0) -> Scores:
     rng = np.random.default_rng(seed)
-    scores = Scores()
+    made = Scores()
     for _ in range(injections):
-        scores.weighted.append(rng.random(5) ** exponent)
-        scores.raw.append(rng.random(5))
+        made.weighted.append(rng.random(5) ** exponent)
+        made.raw.append(rng.random(5) ** raw)
         for values, low, high in (
-            (scores.snr, 7, 20), (scores.optimal_snr, 7, 20), (scores.ess, 0.3, 0.9), (scores.raw_ess, 0.1, 0.9),
-            (scores.divergence, 0, 1), (scores.residual_p, 0, 1), (scores.seconds, 0.1, 0.2),
+            (made.snr, 7, 20), (made.optimal_snr, 4, 40), (made.ess, 0.3, 0.9), (made.raw_ess, 0.1, 0.9),
+            (made.divergence, 0, 1), (made.residual_p, 0, 1), (made.seconds, 0.1, 0.2), (made.passed, 1, 1),
         ):  # fmt: skip
             values.append(float(rng.uniform(low, high)))
-    return scores
+    return made
 
 
-@pytest.mark.parametrize(("first", "second", "passes"), [(1.0, None, True), (2.0, 1.0, True), (2.0, 2.0, False)])
+@pytest.mark.parametrize(
+    ("first", "raw", "second", "passes"),
+    [(1.0, 1.0, None, True), (2.0, 1.0, 1.0, True), (2.0, 1.0, 2.0, False), (1.0, 2.0, 1.0, True)],
+)
 def test_a_first_failure_is_decided_by_a_larger_confirmation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: float, second: float | None, passes: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: float, raw: float, second: float | None, passes: bool
 ) -> None:
     asked: list[tuple[int, int]] = []
 
-    def score(model: Path, injections: int, seed: int) -> Scores:
+    def score(model: Path, injections: int, seed: int, *, jobs: int) -> Scores:
         asked.append((injections, seed))
-        return fake_scores(injections, first if len(asked) == 1 else second or 1.0, seed)
+        again = len(asked) > 1
+        return fake_scores(injections, second or 1.0 if again else first, seed, 1.0 if again else raw)
 
     monkeypatch.setattr(validation, "score", score)
-    assert validate(tmp_path, injections=200, seed=5) is passes
+    assert validate(FOLDER, Plan(injections=200, seed=5, fixed=0, exact=0), tmp_path) is passes
     assert asked == ([(200, 5)] if second is None else [(200, 5), (800, 6)])
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert ("confirmation" in text) == (second is not None)
+    assert ("It was needed" in text) == (second is not None)
     assert ("**Passed**" in text) == passes
+
+
+def test_figures_are_those_of_the_stated_population() -> None:
+    made = fake_scores(400, 1.0, 1)
+    snr = made.column("optimal_snr")
+    chosen = (snr >= 6) & (snr < 30)
+    found = figures.figures("hash", "plan", made, None, [])
+    assert 0 < chosen.sum() == found.family.injections < 400
+    assert found.family.median == np.median(made.column("raw_ess")[chosen])
+    assert found.family.tenth == np.quantile(made.column("raw_ess")[chosen], 0.1)
+    divergence = made.column("divergence")[chosen]
+    assert found.divergence == pytest.approx((divergence.mean(), stats.sem(divergence)))
+    assert found.milliseconds == pytest.approx(1e3 * np.median(made.column("seconds")[chosen]))
+
+
+def test_pictured_signals_are_three_apart() -> None:
+    assert report.pictured(12) == [2, 6, 9]
+    assert report.pictured(1) == [0]
+    assert report.pictured(0) == []

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from gwstream import __version__
 from gwstream.cli import commands
+from gwstream.cli.base import EXIT_CODES, HelpFormat
 from gwstream.errors import GwstreamError
 
 _OVERVIEW = """Turns detector strain into posteriors of compact binaries, streamed over MQTT.
@@ -60,9 +61,7 @@ def _leaves(problem: BaseException) -> Iterator[BaseException]:
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser(
-        "gwstream", description=_OVERVIEW, epilog=commands.EXIT_CODES, formatter_class=commands.HelpFormat
-    )
+    top = argparse.ArgumentParser("gwstream", description=_OVERVIEW, epilog=EXIT_CODES, formatter_class=HelpFormat)
     top.add_argument("--version", action="version", version=f"gwstream {__version__}")
     commands.add_all(top.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands"))
     return top

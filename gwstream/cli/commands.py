@@ -3,62 +3,26 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gwstream.cli import measuring
+from gwstream.cli.base import Commands, add_command
 from gwstream.cli.values import positive, seconds, whole_from
 from gwstream.errors import ConfigError
 
 if TYPE_CHECKING:
     from gwstream.config import Config
 
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
-EXIT_CODES = """exit status:
-  0    done, or told to stop and drained
-  1    validate: the model is not calibrated
-  2    a wrong argument on the command line
-  65   the model is missing, broken, or does not match its conditioning
-  66   strain cannot be had: directory, file or channel
-  69   the broker cannot be reached, or refuses us
-  70   the daemon failed in operation: worth a restart
-  78   a setting is wrong
-  130  interrupted
-"""
-
-
-class HelpFormat(argparse.RawDescriptionHelpFormatter):
-    """Keeps examples as written, and a command with its help on one line."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28)
-
 
 def add_all(commands: Commands) -> None:
     """Every command, in the order of the help."""
-    for add in (_run, _demo, _replay, _simulate, _train, _validate, _check_config, _schema):
+    for add in (_run, _demo, _replay, _simulate, _train, measuring.validate, measuring.compare, _check_config, _schema):
         add(commands)
 
 
-def _command(
-    commands: Commands, name: str, call: Callable[[argparse.Namespace], int], text: str, examples: str
-) -> argparse.ArgumentParser:
-    """A subcommand whose help ends with examples."""
-    command = commands.add_parser(
-        name,
-        help=text.split(". ")[0].removesuffix("."),
-        description=text,
-        epilog="examples:\n" + examples + "\n" + EXIT_CODES,
-        formatter_class=HelpFormat,
-    )
-    command.set_defaults(call=call)
-    command.add_argument("--debug", action="store_true", help="show tracebacks and log everything")
-    return command
-
-
 def _run(commands: Commands) -> None:
-    command = _command(
+    command = add_command(
         commands,
         "run",
         _call_run,
@@ -86,7 +50,7 @@ def _spoken(config: Config, args: argparse.Namespace) -> Config:
 
 
 def _demo(commands: Commands) -> None:
-    command = _command(
+    command = add_command(
         commands,
         "demo",
         _call_demo,
@@ -111,7 +75,7 @@ def _call_demo(args: argparse.Namespace) -> int:
 
 
 def _replay(commands: Commands) -> None:
-    command = _command(
+    command = add_command(
         commands,
         "replay",
         _call_replay,
@@ -133,7 +97,7 @@ def _call_replay(args: argparse.Namespace) -> int:
 
 
 def _simulate(commands: Commands) -> None:
-    command = _command(
+    command = add_command(
         commands,
         "simulate",
         _call_simulate,
@@ -181,7 +145,7 @@ def _stream(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(commands: Commands) -> None:
-    command = _command(
+    command = add_command(
         commands,
         "train",
         _call_train,
@@ -214,38 +178,8 @@ def _call_train(args: argparse.Namespace) -> int:
     return 0
 
 
-def _validate(commands: Commands) -> None:
-    command = _command(
-        commands,
-        "validate",
-        _call_validate,
-        "Measure a model on injections from its prior. Writes its report and pictures.",
-        "  gwstream validate models/bbh-1det --injections 1000\n",
-    )
-    command.add_argument("model", type=Path, metavar="MODEL", help="model folder")
-    command.add_argument("--injections", type=whole_from(1), default=1000, help="(default: %(default)s)")
-    command.add_argument("--seed", type=whole_from(0), default=1, help="(default: %(default)s)")
-    command.add_argument("--output", type=Path, metavar="DIR", help="for report and pictures (default: the model's)")
-    command.add_argument(
-        "--exact",
-        type=whole_from(0),
-        default=0,
-        metavar="N",
-        help="compare N signals with their exact posterior (default: 0)",
-    )
-
-
-def _call_validate(args: argparse.Namespace) -> int:
-    from gwstream.training.validate import validate
-
-    folder = args.output or args.model
-    passed = validate(args.model, injections=args.injections, seed=args.seed, output=folder, exact=args.exact)
-    print(f"{'calibrated' if passed else 'NOT calibrated'}; see {folder / 'report.md'}")
-    return 0 if passed else 1
-
-
 def _check_config(commands: Commands) -> None:
-    command = _command(
+    command = add_command(
         commands,
         "check-config",
         _call_check_config,
@@ -265,7 +199,7 @@ def _call_check_config(args: argparse.Namespace) -> int:
 
 def _schema(commands: Commands) -> None:
     text = "Print the JSON Schema of every message."
-    _command(commands, "schema", _call_schema, text, "  gwstream schema > gwstream.schema.json\n")
+    add_command(commands, "schema", _call_schema, text, "  gwstream schema > gwstream.schema.json\n")
 
 
 def _call_schema(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import copy
 import csv
 import json
 import math
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,9 @@ def train(
     run.net.load_state_dict(run.average)
     weights = recipe.parent / checkpoint.WEIGHTS
     checkpoint.save(weights, spec, bank, run.net)
+    for name in ("training.json", "held-out.csv"):  # what comparisons tell of the run
+        if folder != recipe.parent:
+            shutil.copy(folder / name, recipe.parent / name)
     return weights
 
 
