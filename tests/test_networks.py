@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy import stats
 from torch import Tensor
 from torch.nn import functional
@@ -166,7 +167,8 @@ def test_what_is_saved_is_loaded_and_serves_a_window(kind: str, tmp_path: Path) 
     checkpoint.save(tmp_path / checkpoint.WEIGHTS, whole, tiny_bank(), net)
     loaded = load_model(tmp_path)
     for name, value in net.state_dict().items():
-        assert torch.equal(loaded.net.state_dict()[name], value), name
+        assert name.startswith(net.training_only) or torch.equal(loaded.net.state_dict()[name], value), name
+    assert not any(name.startswith("net.e2") for name in load_file(tmp_path / checkpoint.WEIGHTS))
     inference = Inference(loaded, InferenceConfig(draws=200, latents=50))
     inference.warm()
     one = window(noise(1, 3)[0])
@@ -188,11 +190,13 @@ def test_weights_of_one_kind_are_refused_by_another(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
-def test_no_kind_is_far_from_a_million_parameters_or_from_ten_megabytes() -> None:
+def test_every_kind_is_of_similar_size_and_ships_in_ten_megabytes() -> None:
+    bank = 3.7e6  # bytes, of the shipped model's
     for kind in KINDS:
-        whole = ModelSpec.model_validate({"name": "whole", "network": {"kind": kind}})
-        count = sum(value.numel() for value in build(whole, 250).state_dict().values())
-        assert 4e5 < count < 2e6, kind
+        net = build(ModelSpec.model_validate({"name": "whole", "network": {"kind": kind}}), 250)
+        served = [value for name, value in net.state_dict().items() if not name.startswith(net.training_only)]
+        assert 4e5 < sum(value.numel() for value in net.parameters()) < 2e6, kind
+        assert 4 * sum(value.numel() for value in served) + bank < 10e6, kind
 
 
 def test_a_coordinate_sees_those_before_it_alone_and_one_by_one_is_all_at_once() -> None:

@@ -73,7 +73,8 @@ def section_hashes(spec: ModelSpec) -> dict[str, str]:
 
 def save(path: Path, spec: ModelSpec, bank: Bank, net: Network) -> None:
     """Write network and bank, with the hashes of the sections they belong to, in one move."""
-    tensors: dict[str, Tensor] = {f"net.{name}": value.contiguous() for name, value in net.state_dict().items()}
+    state = {name: value for name, value in net.state_dict().items() if not name.startswith(net.training_only)}
+    tensors: dict[str, Tensor] = {f"net.{name}": value.contiguous() for name, value in state.items()}
     for name, array in bank.tensors().items():
         kept = array if name in DOUBLE else array.astype(np.float32)
         tensors[name] = torch.from_numpy(np.ascontiguousarray(kept))
@@ -106,7 +107,9 @@ def load_model(folder: Path) -> Model:
     try:
         bank = Bank.from_tensors({name: value.double().numpy() for name, value in tensors.items() if "bank" in name})
         net = build(spec, int(metadata["inputs"]))
-        net.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net.")})
+        state = {name[4:]: value for name, value in tensors.items() if name.startswith("net.")}
+        spare = {name: value for name, value in net.state_dict().items() if name.startswith(net.training_only)}
+        net.load_state_dict(spare | state)
     except (KeyError, RuntimeError, ValueError) as problem:
         raise ModelError(f"{path}: does not fit the network of model.toml: {problem}") from problem
     return Model(spec, net.eval().requires_grad_(False), bank, hashlib.sha256(path.read_bytes()).hexdigest())

@@ -81,6 +81,7 @@ class Autoencoder(Network):
     """E1, E2 and D, to be filled in."""
 
     latent: int
+    training_only = ("e2",)
 
     @abstractmethod
     def embed(self, inputs: Inputs) -> Tensor:

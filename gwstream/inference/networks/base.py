@@ -9,7 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -73,6 +73,9 @@ class Network(nn.Module, ABC):
 
     fixed: Coordinates | None = None
     """The coordinates this network speaks in, if not those of the window's anchor."""
+
+    training_only: ClassVar[tuple[str, ...]] = ()
+    """How the names of parts begin that no proposal needs: weights that are served leave them out."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
