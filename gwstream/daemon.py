@@ -42,6 +42,7 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
     async with open_source(config.source, metrics.tally, prior, model.spec.rate) as source:
         inference = Inference(model, config.inference)
         inference.warm()
+        calibration = _calibration(config, inference, live=source.live, tally=metrics.tally)
         metrics.model(model.name, model.version, model.hash, inference.engine)
         facts = {"model": dict(model.identity), "engine": inference.engine}
         feed = Feed(source.detectors, tally=metrics.tally, on_clients=metrics.web_clients)
@@ -65,7 +66,7 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
                 inference=inference,
                 prior=inference.prior,
                 publisher=publisher,
-                calibration=_calibration(config, inference, live=source.live, tally=metrics.tally),
+                calibration=calibration,
                 observers=(metrics, watch),
                 tally=metrics.tally,
             )

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from gwstream.config import CalibrationConfig, Config, default_model, explain
 from gwstream.errors import ConfigError, SourceError
+from gwstream.model import ModelSpec
 
 _NAMED = re.compile(r"[A-Z]-([A-Z][0-9])[_-]")
 
@@ -90,7 +91,7 @@ def check(path: Path, config: Config) -> None:
         ("  distance", f"{prior.distance[0]:g} to {prior.distance[1]:g} Gpc, effective, uniform{in_volume}"),
         ("inference", f"gate at SNR {config.inference.gate_snr:g}, {config.inference.draws} draws a posterior"),
         ("network", network(config)),
-        ("calibration", _calibration(config.calibration)),
+        ("calibration", _calibration(config.calibration, model.spec)),
         ("publish", f"MQTT v5 to {publish.host}:{publish.port}, topics {publish.prefix}/# (not tried)"),
         ("page, metrics", f"http://{http.host}:{http.port}/" if http.enabled else "off"),
     ]
@@ -110,9 +111,13 @@ def network(config: Config) -> str:
     return ", ".join(f"{one}-{other} {1e3 * between(one, other):.1f} ms" for one, other in pairs) + " of light apart"
 
 
-def _calibration(config: CalibrationConfig) -> str:
+def _calibration(config: CalibrationConfig, spec: ModelSpec) -> str:
+    """How often a known signal is judged. Raises `ConfigError` where this model cannot have that."""
+    from gwstream.calibration.shadow import Plan
+
     if not config.interval:
         return "off"
+    Plan(spec, spec.prior, config.interval)
     return f"a known signal in each {config.interval:g} s of a detector's strain, figures of the last {config.last}"
 
 

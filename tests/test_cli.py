@@ -223,8 +223,25 @@ def test_check_config_says_what_it_means(config_file: Path) -> None:
     config_file.write_text(config_file.read_text(encoding="utf-8") + more, encoding="utf-8")
     done = gwstream("check-config", str(config_file))
     assert done.returncode == 0, done.stderr
-    for part in ("good", str(config_file.parent / "frames"), "bbh-1det", "127.0.0.1:1883", "one detector has none"):
+    for part in (
+        "good",
+        str(config_file.parent / "frames"),
+        "bbh-1det",
+        "127.0.0.1:1883",
+        "one detector has none",
+        "in each 16 s",
+    ):
         assert part in done.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "check-config"])
+def test_known_signals_too_often(config_file: Path, command: str) -> None:
+    more = "[calibration]\ninterval = 2.5\n[metrics]\nport = 0\n"
+    config_file.write_text(f'[source]\nkind = "simulated"\n[source.detectors.H1]\n{more}', encoding="utf-8")
+    done = gwstream(command, str(config_file))
+    assert done.returncode == 78
+    assert "calibration.interval = 2.5: must be 0, or at least 4 s" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_check_config_says_how_far_detectors_are_apart() -> None:
