@@ -21,7 +21,7 @@ from gwstream.prior import Prior
 from gwstream.publish import message
 from gwstream.records import NANO, Outgoing, Posterior, Summary
 from gwstream.summary import Summarizer, schema
-from gwstream.summary.chirp_mass import ChirpMasses, Likelihood
+from gwstream.summary.chirp_mass import RATIOS, ChirpMasses, Likelihood
 from gwstream.summary.coincidence import EARTH, KEPT, LONGEST, Coincidences, Member, Network, light_travel
 from gwstream.summary.message import chirp_mass
 from gwstream.summary.statistics import mean_sd, quantiles
@@ -39,7 +39,8 @@ def network(sigmas: float = 3.0) -> Coincidences:
 
 
 def mass(median: float, sd: float = 0.03) -> Likelihood:
-    return Likelihood(math.log(median), sd)
+    """Of a chirp mass, whatever the mass ratio."""
+    return Likelihood(math.log(median), sd, (math.log(median),), sd, (0.0,) * RATIOS)
 
 
 def member(detector: str = "H1", ms: float = 0.0, version: int = 0, **changes: Any) -> Member:
@@ -150,14 +151,38 @@ def test_the_chirp_mass_has_every_likelihood_and_the_prior_once() -> None:
         assert (found.p5, found.median, found.p95) == pytest.approx(tuple(expected), abs=0.04 * sd)
 
 
-@pytest.mark.parametrize(("median", "sd"), [(30.0, 0.03), (50.0, 0.08), (28.0, 0.12)])
-def test_the_likelihood_is_the_posterior_over_the_prior(median: float, sd: float) -> None:
+@pytest.mark.parametrize(
+    ("median", "sd", "slope", "width"),
+    [(30.0, 0.03, 0.0, 0.3), (50.0, 0.06, 0.2, 0.3), (35.0, 0.01, -0.1, 0.3), (40.0, 0.006, 1.0, 0.03)],
+)
+def test_the_likelihood_is_the_posterior_over_the_prior(median: float, sd: float, slope: float, width: float) -> None:
+    """Of a detector that knows the chirp mass at a mass ratio, and the ratio badly or well; then of two such."""
     prior = Prior()
+    masses = ChirpMasses(prior)
     draws = prior.draw(np.random.default_rng(2), 400_000)
-    weights = np.exp(-0.5 * ((np.log(chirp_mass(draws)) - math.log(median)) / sd) ** 2)
-    found = ChirpMasses(prior).likelihood(draws, weights / weights.sum())
-    assert found.mean == pytest.approx(math.log(median), abs=0.1 * sd)
-    assert found.sd == pytest.approx(sd, rel=0.1)
+    ratios = draws[:, 1] / draws[:, 0]
+    off = np.log(chirp_mass(draws)) - math.log(median) - slope * (ratios - 0.6)
+    weights = np.exp(-0.5 * (off / sd) ** 2 - 0.5 * ((ratios - 0.6) / width) ** 2)
+    found = masses.likelihood(draws, weights / weights.sum())
+    for ratio in (0.6, 0.6 + 0.5 * width, 0.6 - 0.5 * width):
+        centre = math.log(median) + slope * (ratio - 0.6)
+        assert np.polyval(found.curve, ratio) == pytest.approx(centre, abs=0.15 * sd)
+    assert found.spread == pytest.approx(sd, rel=0.1)
+    for number in (1, 2):
+        product = weights**number
+        mean, deviation = mean_sd(chirp_mass(draws), product / product.sum())
+        both = masses.posterior([found] * number)
+        assert both.mean == pytest.approx(mean, abs=0.15 * deviation)
+        assert both.sd == pytest.approx(deviation, rel=0.1)
+
+
+def test_a_likelihood_of_one_draw_can_be_used() -> None:
+    masses = ChirpMasses(Prior())
+    one = masses.likelihood(np.array([[36.0, 29.0, 1.0, 0.7, 0.0]] * 3), np.array([1.0, 0.0, 0.0]))
+    found = masses.posterior([one, mass(28.1)])
+    assert one.sd == 0.01
+    assert found.median == pytest.approx(28.1, rel=0.02)
+    assert 0 < found.sd < 0.5
 
 
 # who is with whom

@@ -15,10 +15,9 @@ from gwstream.summary.statistics import mean_sd, quantiles
 
 FEW_GOOD = "fewer than two good members"
 ASSUMPTIONS = (
-    "one source: noise of the detectors is independent, chirp masses are equal, all other parameters each detector's "
-    "own",
+    "one source: noise of the detectors is independent, masses are equal, all other parameters each detector's own",
     "log_bayes: sum of the members', each a signal of its own parameters, against noise alone in every one",
-    "chirp_mass: the prior once, and each member's likelihood taken as normal in ln chirp mass",
+    "chirp_mass: the prior once, and each member's likelihood, taken as normal in ln chirp mass at each mass ratio",
 )
 
 
