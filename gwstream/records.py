@@ -165,7 +165,8 @@ class Posterior:
     ``log_bayes_error``: standard error of both from the weights' spread, infinite where they cannot tell.
     ``ess``: effective sample size, (sum w)^2 / sum w^2. ``rounds`` of importance sampling; ``stratified``: draws
     spread evenly over the proposal's parts. ``residual_p``, ``peak_residual_p``: p-values of the chi-square
-    of what the best draw leaves over, in the window and around coalescence. ``snr``: optimal-filter SNR of the best
+    of what the best draw leaves over, in the window and around coalescence. ``latent_distance`` of the window's code
+    from the training's, and its p-value (None: the model cannot say). ``snr``: optimal-filter SNR of the best
     draw. ``model``: name and hashes, as in the message.
     """
 
@@ -184,6 +185,8 @@ class Posterior:
     snr: float
     residual_p: float
     peak_residual_p: float
+    latent_distance: float | None
+    latent_p: float | None
     waveform: Waveform
     engine: str
     bucket: int

@@ -77,6 +77,8 @@ def posterior(of: Window, time: float = 0.75, log_bayes: float = 40.0, n: int = 
         "rounds": 1,
         "stratified": True,
         "noise_freedom": np.inf,
+        "latent_distance": 9.0,
+        "latent_p": 0.3,
         "snr": 12.0,
         "residual_p": 0.4,
         "peak_residual_p": 0.4,

@@ -12,6 +12,7 @@ from trained import members, tiny_bank, tiny_recipe
 
 from gwstream.errors import ModelError
 from gwstream.inference import checkpoint, load_model
+from gwstream.inference.aggregate import Aggregate
 from gwstream.inference.features import size
 from gwstream.inference.networks import build
 from gwstream.model import read_spec
@@ -50,6 +51,19 @@ def test_what_is_saved_is_loaded(folder: Path) -> None:
     np.testing.assert_allclose(model.bank.basis, bank.basis, rtol=1e-6, atol=1e-6 * np.abs(bank.basis).max())
     assert not any(p.requires_grad for p in model.net.parameters())
     assert not model.net.training
+
+
+def test_the_aggregate_is_kept_beside_the_network_and_may_be_absent(folder: Path) -> None:
+    model = load_model(folder)
+    assert model.aggregate is None
+    rng = np.random.default_rng(3)
+    aggregate = Aggregate.fit(*rng.standard_normal((2, 300, model.net.features)))
+    checkpoint.save(folder / checkpoint.WEIGHTS, model.spec, model.bank, model.net, aggregate)
+    again = load_model(folder)
+    assert again.aggregate is not None
+    one = rng.standard_normal(model.net.features)
+    assert again.aggregate.distance(one) == pytest.approx(aggregate.distance(one), rel=1e-5)
+    assert again.hash != model.hash
 
 
 def test_saving_leaves_no_part_behind_and_the_hash_names_the_bytes(folder: Path) -> None:

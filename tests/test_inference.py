@@ -10,6 +10,7 @@ from trained import inference, members, noise, shipped, signal, templates, windo
 
 from gwstream.config import InferenceConfig
 from gwstream.inference import Inference
+from gwstream.inference.aggregate import Aggregate
 from gwstream.records import Batch, Posterior, Trigger, Window
 
 BYTES = ("samples", "weights")
@@ -165,6 +166,27 @@ def test_another_prior_is_another_posterior_with_another_id() -> None:
     expected = math.log(near.weights[used] @ np.exp(ratio))
     error = math.hypot(near.log_bayes_error, far.log_bayes_error)
     assert far.log_bayes - near.log_bayes == pytest.approx(expected, abs=5 * error)
+
+
+def test_a_window_unlike_the_training_is_far_from_it() -> None:
+    """Against an aggregate of the windows of one detector, signals and no glitch."""
+    codes = []
+    for number in range(400):
+        wave, _ = signal(25.0 + number / 8, 22.0 + number / 9, 0.7 + 0.0003 * number, number % 3, 9 + number % 9)
+        codes.append(inference().propose(window(noise(1, 300 + number)[0] + wave, number)).code)
+    many = np.array(codes)
+    aware = Inference(dataclasses.replace(shipped(), aggregate=Aggregate.fit(many[::2], many[1::2])), InferenceConfig())
+    one, _ = loud(777)
+    like = aware.infer(gated(one, by=aware)[0])
+    assert like.latent_p is not None
+    assert like.latent_p > 0.01
+    t = np.arange(256) / 256
+    hum = window(noise(1, 12)[0] + 3 * np.sin(2 * np.pi * 45 * t), 998)
+    unlike = aware.infer(gated(hum, by=aware)[0])
+    assert unlike.latent_p is not None
+    assert unlike.latent_p < 1e-3
+    mute = Inference(dataclasses.replace(shipped(), aggregate=None), InferenceConfig())
+    assert mute.infer(gated(one, by=mute)[0]).latent_p is None
 
 
 def test_filters_of_old_whiteners_are_let_go() -> None:

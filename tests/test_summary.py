@@ -294,6 +294,7 @@ def suspicious() -> dict[str, Posterior]:
         "weak evidence": posterior(window(), log_bayes=7.9),
         "low effective sample size": posterior(window(), ess=99.0),
         "poor residual": posterior(window(), residual_p=5e-4),
+        "unlike the training data": posterior(window(), latent_p=5e-4),
         "poor residual at the peak": posterior(window(), peak_residual_p=5e-3),
         "PSD drift": with_whitener(drift=1.01),
         "data quality unknown": posterior(window(dq=None)),
@@ -359,6 +360,16 @@ def test_the_message_says_what_the_noise_is_taken_for() -> None:
     assert "Gaussian noise" in normal["assumptions"][-1]
     assert "Student-t" in heavy["assumptions"][-1]
     validator().validate(message(summarizer().add(posterior(window(), noise_freedom=20.0))[0]))
+
+
+def test_a_model_without_aggregate_says_so_and_is_not_doubted_for_it() -> None:
+    body = read(posterior(window(), latent_distance=None, latent_p=None))
+    assert (body["latent_distance"], body["latent_p"]) == (None, None)
+    assert body["quality"]["verdict"] == "good"
+    lost = read(posterior(window(), latent_distance=float("inf"), latent_p=0.0))
+    assert lost["latent_distance"] is None
+    assert lost["quality"]["reasons"] == ["unlike the training data"]
+    validator().validate(message(summarizer().add(posterior(window(), latent_distance=None, latent_p=None))[0]))
 
 
 # events

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from trained import tiny_bank, tiny_recipe
 
 from gwstream.errors import ModelError
-from gwstream.inference import load_model
+from gwstream.inference import checkpoint, load_model
+from gwstream.inference.aggregate import Aggregate
 from gwstream.inference.features import size
 from gwstream.inference.networks.base import Objective
 from gwstream.model import ModelSpec, TrainingSpec
-from gwstream.training import batches
+from gwstream.training import aggregate, batches
 from gwstream.training import train as loop
 from gwstream.training.dataset import Examples, Simulator
 
@@ -34,12 +35,19 @@ def _one_bank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "SAVE_EVERY", 15)
     held = held_examples()
     monkeypatch.setattr(loop, "held_out", lambda *args: held)
+    monkeypatch.setattr(loop, "gather", lambda *args: gathered())
 
 
 @cache
 def held_examples() -> Examples:
     spec = ModelSpec.model_validate({"name": "tiny", "bank": {"gate": 4}})
     return batches.held_out(spec, tiny_bank(), Simulator(spec, tiny_bank()), 256)
+
+
+@cache
+def gathered() -> Aggregate | None:
+    spec = ModelSpec.model_validate({"name": "tiny", "bank": {"gate": 4}, "training": {"samples": 3200}})
+    return aggregate.gather(spec, tiny_bank(), Simulator(spec, tiny_bank()))
 
 
 @cache
@@ -71,6 +79,30 @@ def test_a_run_makes_a_model_that_loads_and_its_loss_falls(whole: Path) -> None:
     assert [int(row[0]) for row in judged] == [15, 30, 45]
     assert judged[-1][2] < judged[0][2] - 0.5
     assert all(math.isfinite(value) for row in rows for value in row)
+
+
+def test_the_aggregate_knows_windows_like_those_of_the_training(whole: Path) -> None:
+    known = load_model(finished(whole).parent).aggregate
+    assert known is not None
+    held = held_examples()
+    codes = held.y[held.snr > 6.5].double().numpy()
+    p = np.array([known.p_value(known.distance(code)) for code in codes])
+    assert np.mean(p < 0.1) < 0.3
+    strange = codes + 10 * codes.std(0) * np.random.default_rng(1).standard_normal(codes.shape)
+    assert np.mean([known.p_value(known.distance(code)) < 0.01 for code in strange]) > 0.9
+
+
+def test_older_weights_can_be_given_an_aggregate(whole: Path, tmp_path: Path) -> None:
+    model = load_model(finished(whole).parent)
+    folder = tiny_recipe(tmp_path / "tiny").parent
+    checkpoint.save(folder / checkpoint.WEIGHTS, model.spec, model.bank, model.net)
+    assert load_model(folder).aggregate is None
+    aggregate.add(folder)
+    found = load_model(folder)
+    assert found.aggregate is not None
+    first, second = (load_file(path / checkpoint.WEIGHTS) for path in (whole / "whole", folder))
+    assert set(first) == set(second)
+    assert all(torch.equal(value, second[name]) for name, value in first.items() if name.startswith(("net.", "bank.")))
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(

@@ -50,6 +50,7 @@ class Proposed:
     noise: Noise
     anchor: Coordinates
     mixture: Proposal
+    code: Floats
     rng: np.random.Generator
 
     def parameters(self, e: Floats) -> Floats:
@@ -165,8 +166,9 @@ class Inference:
         mixture = self._engine.propose(inputs, rng)
         anchor = self.model.net.fixed or seen.anchor
         trigger = self._trigger(window, seen.best, 0)
+        code = seen.y[0].double().numpy()
         assumed = noise_model(self._config.likelihood, window.whitener.averages)
-        return Proposed(window, trigger, live.templates, self.prior, assumed, anchor, mixture, rng)
+        return Proposed(window, trigger, live.templates, self.prior, assumed, anchor, mixture, code, rng)
 
     def infer(self, trigger: Trigger, bucket: int = 1) -> Posterior:
         """The weighted posterior of one window."""
@@ -182,6 +184,7 @@ class Inference:
         residual_p, peak_residual_p = p_values(
             window.samples, proposed.templates, likeliest[top], window.whitener.averages
         )
+        distance, latent_p = self._familiar(proposed.code)
         return Posterior(
             id=self.identity(window),
             trigger=proposed.trigger,  # of this window alone: a batch's product rounds differently
@@ -198,11 +201,21 @@ class Inference:
             snr=float(window.samples @ loudest / math.sqrt(max(float(loudest @ loudest), 1e-30))),
             residual_p=residual_p,
             peak_residual_p=peak_residual_p,
+            latent_distance=distance,
+            latent_p=latent_p,
             waveform=_band(proposed.templates, samples, weights, proposed.rng),
             engine=self.engine,
             bucket=bucket,
             model=self.model.identity,
         )
+
+    def _familiar(self, code: Floats) -> tuple[float | None, float | None]:
+        """Distance of a window's code (F,) from the training's, and its p-value; None for weights without aggregate."""
+        aggregate = self.model.aggregate
+        if aggregate is None:
+            return None, None
+        distance = aggregate.distance(code)
+        return distance, aggregate.p_value(distance)
 
     def _filters(self, whitener: Whitener) -> Live:
         """The bank behind this whitener, from the cache of the last few."""

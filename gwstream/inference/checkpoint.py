@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gwstream.errors import ModelError
+from gwstream.inference.aggregate import Aggregate
 from gwstream.inference.bank import Bank
 from gwstream.inference.networks import Network, build
 from gwstream.model import ModelSpec, read_spec
@@ -27,12 +28,16 @@ DOUBLE = ("bank.limits", "bank.gate", "bank.first_bin")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A trained network, the bank it was trained with, and what they are good for."""
+    """A trained network, the bank it was trained with, and what they are good for.
+
+    ``aggregate``: of the windows it was trained on; older weights have none.
+    """
 
     spec: ModelSpec
     net: Network
     bank: Bank
     hash: str
+    aggregate: Aggregate | None = None
 
     @property
     def name(self) -> str:
@@ -71,11 +76,12 @@ def section_hashes(spec: ModelSpec) -> dict[str, str]:
     }
 
 
-def save(path: Path, spec: ModelSpec, bank: Bank, net: Network) -> None:
-    """Write network and bank, with the hashes of the sections they belong to, in one move."""
+def save(path: Path, spec: ModelSpec, bank: Bank, net: Network, aggregate: Aggregate | None = None) -> None:
+    """Write network, bank and aggregate, with the hashes of the sections they belong to, in one move."""
     state = {name: value for name, value in net.state_dict().items() if not name.startswith(net.training_only)}
     tensors: dict[str, Tensor] = {f"net.{name}": value.contiguous() for name, value in state.items()}
-    for name, array in bank.tensors().items():
+    arrays = bank.tensors() | ({} if aggregate is None else aggregate.tensors())
+    for name, array in arrays.items():
         kept = array if name in DOUBLE else array.astype(np.float32)
         tensors[name] = torch.from_numpy(np.ascontiguousarray(kept))
     part = path.with_suffix(".part")
@@ -106,10 +112,12 @@ def load_model(folder: Path) -> Model:
             )
     try:
         bank = Bank.from_tensors({name: value.double().numpy() for name, value in tensors.items() if "bank" in name})
+        aggregate = Aggregate.from_tensors({name: value.double().numpy() for name, value in tensors.items()})
         net = build(spec, int(metadata["inputs"]))
         state = {name[4:]: value for name, value in tensors.items() if name.startswith("net.")}
         spare = {name: value for name, value in net.state_dict().items() if name.startswith(net.training_only)}
         net.load_state_dict(spare | state)
     except (KeyError, RuntimeError, ValueError) as problem:
         raise ModelError(f"{path}: does not fit the network of model.toml: {problem}") from problem
-    return Model(spec, net.eval().requires_grad_(False), bank, hashlib.sha256(path.read_bytes()).hexdigest())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Model(spec, net.eval().requires_grad_(False), bank, digest, aggregate)

@@ -46,9 +46,10 @@ WEAK = "weak evidence"
 LOW_ESS = "low effective sample size"
 POOR_RESIDUAL = "poor residual"
 POOR_PEAK = "poor residual at the peak"
+UNFAMILIAR = "unlike the training data"
 DRIFT = "PSD drift"
 UNKNOWN_QUALITY = "data quality unknown"
-REASONS = (SHORT_HISTORY, WEAK, LOW_ESS, POOR_RESIDUAL, POOR_PEAK, DRIFT, UNKNOWN_QUALITY)
+REASONS = (SHORT_HISTORY, WEAK, LOW_ESS, POOR_RESIDUAL, POOR_PEAK, UNFAMILIAR, DRIFT, UNKNOWN_QUALITY)
 
 
 def canonical(part: object) -> bytes:
@@ -69,6 +70,7 @@ def reasons(posterior: Posterior, config: SummaryConfig) -> tuple[str, ...]:
         LOW_ESS: posterior.ess >= config.low_ess and math.isfinite(posterior.log_bayes),
         POOR_RESIDUAL: posterior.residual_p >= config.low_residual_p,
         POOR_PEAK: posterior.peak_residual_p >= config.low_peak_residual_p,
+        UNFAMILIAR: posterior.latent_p is None or posterior.latent_p >= config.low_latent_p,
         DRIFT: whitener.drift <= config.high_drift,
         UNKNOWN_QUALITY: posterior.window.dq is not None,
     }
@@ -101,6 +103,8 @@ def part(posterior: Posterior, prior: Prior, config: SummaryConfig) -> dict[str,
         "likelihood": likelihood,
         "residual_p": number(posterior.residual_p),
         "peak_residual_p": number(posterior.peak_residual_p),
+        "latent_distance": _known(posterior.latent_distance),
+        "latent_p": _known(posterior.latent_p),
         "sampling": {
             "draws": len(posterior.samples),
             "ess": number(posterior.ess),
@@ -128,6 +132,10 @@ def number(x: float, digits: int = 9) -> float | None:
     Nine digits lie far below a thousandth of any posterior's standard deviation.
     """
     return float(f"{x:.{digits}g}") if math.isfinite(x) else None
+
+
+def _known(x: float | None) -> float | None:
+    return None if x is None else number(x)
 
 
 def usable_weights(posterior: Posterior) -> Floats:

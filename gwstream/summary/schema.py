@@ -154,6 +154,8 @@ def _posterior() -> Schema:
         ),
         residual_p=says(MAYBE, "p-value of the chi-square of what the best draw leaves over"),
         peak_residual_p=says(MAYBE, "the same within 47 ms of coalescence: small where a glitch passes for a merger"),
+        latent_distance=says(MAYBE, "of the network's input from those of its training, in their standard deviations"),
+        latent_p=says(MAYBE, "fraction of training windows behind the gate as far off; null: the model cannot say"),
         sampling=record(
             draws=COUNT,
             ess=says(MAYBE, "effective sample size, (sum w)^2 / sum w^2"),

@@ -25,6 +25,7 @@ from gwstream.inference.networks import Network, build
 from gwstream.inference.networks.base import Inputs, Objective, Pace
 from gwstream.model import ModelSpec, TrainingSpec, read_spec
 from gwstream.training import bank as bank_builder
+from gwstream.training.aggregate import gather
 from gwstream.training.batches import Fresh, held_out, pieces
 from gwstream.training.dataset import Examples, Simulator
 from gwstream.training.store import Store
@@ -86,7 +87,7 @@ def train(
     _tell(folder / "training.json", spec, source, run, (run.step - first, time.monotonic() - began))
     run.net.load_state_dict(run.average)
     weights = recipe.parent / checkpoint.WEIGHTS
-    checkpoint.save(weights, spec, bank, run.net)
+    checkpoint.save(weights, spec, bank, run.net, gather(spec, bank, simulator))
     for name in ("training.json", "held-out.csv"):  # what comparisons tell of the run
         if folder != recipe.parent:
             shutil.copy(folder / name, recipe.parent / name)

@@ -330,6 +330,7 @@ function detail() {
       line("ln Bayes factor", `${fixed(posterior.log_bayes, 1)} ± ${fixed(sampling.log_bayes_error, 2)}`),
       line("Residual p", fixed(posterior.residual_p, 3)),
       line("Residual p at the peak", fixed(posterior.peak_residual_p, 3)),
+      line("Like the training, p", fixed(posterior.latent_p, 3)),
       line("ESS", `${fixed(sampling.ess, 0)} of ${sampling.draws}`),
       line("Largest weight", fixed(sampling.largest_weight, 3)),
       line("PSD", `${psd.state}, ${psd.averages} avg.`),
