@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -22,7 +23,7 @@ from gwstream.prior import Prior
 from gwstream.records import PARAMETERS, Floats, Posterior, Summary, Waveform
 from gwstream.summary import Summarizer, schema
 from gwstream.summary.events import KEPT
-from gwstream.summary.message import canonical
+from gwstream.summary.message import REASONS, canonical
 from gwstream.summary.statistics import circular, correlation, deviation, mean_sd, quantiles, ranks
 
 Q = (0.05, 0.5, 0.95)
@@ -304,6 +305,12 @@ def suspicious() -> dict[str, Posterior]:
 @pytest.mark.parametrize("reason", suspicious())
 def test_each_doubt_makes_suspect(reason: str) -> None:
     assert read(suspicious()[reason])["quality"] == {"verdict": "suspect", "reasons": [reason]}
+
+
+def test_the_readme_tells_of_every_reason() -> None:
+    text = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    told = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert [reason for reason in told if reason in REASONS] == list(REASONS)
 
 
 def test_without_doubt_it_is_good() -> None:
