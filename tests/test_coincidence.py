@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -501,3 +502,13 @@ def test_simulated_members_are_said() -> None:
     made.add(event_of("H1"))
     fake = posterior(replace(window(4, "L1"), simulated=True))
     assert wire(networks(made.add(fake))[0])["network"]["simulated"] is True
+
+
+def test_an_injected_member_keeps_the_network_event_from_the_broker() -> None:
+    for injected in (False, True):
+        made = summarizer()
+        made.add(event_of("H1"))
+        told = networks(made.add(posterior(replace(window(4, "L1"), injected=injected))))[0]
+        assert told.injected == injected
+        with pytest.raises(ValueError, match="never published") if injected else nullcontext():
+            wire(told)

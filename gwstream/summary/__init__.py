@@ -94,4 +94,5 @@ class Summarizer:
             posterior=body,
             sha256=hashlib.sha256(body).hexdigest(),
             event=network.told(change),
+            injected=any(member.injected for member in found.members),
         )

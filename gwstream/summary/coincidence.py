@@ -53,6 +53,7 @@ class Member:
     model: Mapping[str, str]
     reasons: tuple[str, ...] = ()
     simulated: bool = False
+    injected: bool = False
 
     @property
     def usable(self) -> bool:

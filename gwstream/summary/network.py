@@ -39,6 +39,7 @@ def member(posterior: Posterior, event: Event, reasons: tuple[str, ...], masses:
         model=posterior.model,
         reasons=reasons,
         simulated=posterior.window.simulated,
+        injected=posterior.window.injected,
     )
 
 
