@@ -115,7 +115,7 @@ class SummaryConfig(Section):
     low_ess: float = Field(100.0, ge=0, description="effective sample size below which a posterior is suspect")
     low_residual_p: float = Field(1e-3, ge=0, le=1)
     low_peak_residual_p: float = Field(1e-2, ge=0, le=1)
-    low_latent_p: float = Field(1e-3, ge=0, le=1, description="p-value of the distance from the training's windows")
+    low_latent_p: float = Field(1e-2, ge=0, le=1, description="p-value of the distance from the training's windows")
     high_drift: float = Field(1.0, gt=0)
     network: NetworkConfig = NetworkConfig()
 
