@@ -9,7 +9,7 @@ DEMO ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint format bench bench-hour bench-network bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
-  bench-thresholds bench-reference bench-alarms bench-sampler train validate clean system-packages
+  bench-thresholds bench-reference bench-alarms bench-sampler train validate compare clean system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,6 +108,9 @@ train: $(VENV)/.demo ## train models/bbh-1det (another: MODEL=folder), resuming 
 
 validate: $(VENV)/.demo ## measure models/bbh-1det (another: MODEL=folder) and write its report
 	$(BIN)/gwstream validate $(MODEL)
+
+compare: $(VENV)/.demo ## one table over all models, models/README.md
+	$(BIN)/gwstream compare models/*/
 
 clean: ## remove what was made, but not .venv
 	rm -rf build dist demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

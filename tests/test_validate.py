@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
-from trained import FOLDER
+from trained import FOLDER, shipped
 
 from gwstream.records import PARAMETERS
 from gwstream.training import figures, report, scores
@@ -139,6 +139,18 @@ def test_a_first_failure_is_decided_by_a_larger_confirmation(
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert ("It was needed" in text) == (second is not None)
     assert ("**Passed**" in text) == passes
+
+
+def test_report_points_to_real_data_where_there_is_a_report_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "score", lambda *_, **__: fake_scores(50, 1.0, 1))
+    monkeypatch.setattr(validation, "load_model", lambda _: shipped())
+    for there in (False, True):
+        if there:
+            (tmp_path / "real.md").write_text("# on real data", encoding="utf-8")
+        validate(tmp_path, Plan(injections=50, fixed=0, exact=0))
+        assert ("(real.md)" in (tmp_path / "report.md").read_text(encoding="utf-8")) == there
 
 
 def test_figures_are_those_of_the_stated_population() -> None:

@@ -207,7 +207,7 @@ def _closing(results: Results) -> list[str]:
     residual = float(kstest(scores.column("residual_p"), "uniform").pvalue)
     seconds = scores.column("seconds")
     spent = [f"{value / 60:.1f}" for value in results.seconds]
-    return [
+    lines = [
         "## The rest",
         "",
         f"Residual test: its p-values are uniform with Kolmogorov-Smirnov p {residual:.3f}.",
@@ -216,3 +216,6 @@ def _closing(results: Results) -> list[str]:
         f"{1e3 * np.quantile(seconds, 0.9):.0f} ms for nine in ten, on one core. The injections took {spent[0]} "
         f"minutes, those into the fixed spectrum {spent[1]}, the exact posteriors {spent[2]}.",
     ]
+    if (results.model / "real.md").exists():
+        lines += ["", "Coverage in real noise, real events, glitches and false alarms: [real.md](real.md)."]
+    return lines
