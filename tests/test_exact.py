@@ -10,6 +10,7 @@ from gwstream.config import InferenceConfig
 from gwstream.inference import Inference
 from gwstream.records import Batch, Floats
 from gwstream.training import amplitudes
+from gwstream.training import exact as exact_module
 from gwstream.training.exact import Exact, exact
 from gwstream.training.judge import divergences
 
@@ -80,6 +81,16 @@ def test_the_integral_over_distance_and_phase_equals_brute_force() -> None:
         drawn, _ = amplitudes.draw(np.tile(row, (20_000, 1)), prior, np.random.default_rng(5))
         mean, square = (float(np.average(distance**power, weights=over_phase)) for power in (1, 2))
         assert drawn.mean() == pytest.approx(mean, abs=0.08 * np.sqrt(square - mean**2))
+
+
+def test_slopes_of_the_phase_at_the_edge_of_the_prior_are_those_inside() -> None:
+    steps, slopes = np.array([0.1, 0.2, 0.3]), np.array([1.5, -0.7, 2.0])
+    place = np.stack(np.meshgrid(*(np.arange(6) * step for step in steps), indexing="ij"), axis=-1)
+    turn = 2 * (place @ slopes)
+    products = np.stack([np.cos(turn), np.sin(turn), *np.ones((3, 6, 6, 6))], axis=-1)
+    inside = np.add.outer(np.arange(6), np.arange(6)) < 8  # the prior's edge runs across the grid
+    products[~inside] = 0
+    assert exact_module._slopes(products, steps)[inside] == pytest.approx(np.broadcast_to(slopes, (30, 6, 3)))
 
 
 def test_draws_lie_in_the_prior_and_follow_the_masses(judged: Exact) -> None:

@@ -189,14 +189,18 @@ def _integrate(axes: list[Floats], scan: _Scan, prior: Prior) -> Exact:
 
 
 def _slopes(products: Floats, steps: Floats) -> Floats:
-    """Slopes (a, b, c, 3) of the likeliest phase on the axes, from its steps between neighbours."""
+    """Slopes (a, b, c, 3) of the likeliest phase on the axes, from its steps to neighbours inside the prior."""
     z = products[..., 0] + 1j * products[..., 1]
     out = np.zeros((*z.shape, 3))
     for axis in range(3):
         values, slope = np.moveaxis(z, axis, 0), np.moveaxis(out[..., axis], axis, 0)
-        step = np.angle(values[1:] * np.conj(values[:-1])) / (2 * steps[axis])
-        slope[0], slope[-1] = step[0], step[-1]
-        slope[1:-1] = 0.5 * (step[1:] + step[:-1])
+        known = (values[1:] != 0) & (values[:-1] != 0)
+        step = np.where(known, np.angle(values[1:] * np.conj(values[:-1])) / (2 * steps[axis]), 0.0)
+        count = np.zeros(values.shape)
+        for side in (slice(1, None), slice(None, -1)):
+            slope[side] += step
+            count[side] += known
+        slope /= np.maximum(count, 1)
     return out
 
 

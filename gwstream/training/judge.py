@@ -41,7 +41,7 @@ SNR = (6.0, 50.0)
 SEED = 20_203
 CACHE = Path("runs/exact")
 PHASE = PARAMETERS.index("phase")
-RECIPE = 2  # of what is kept on disk
+RECIPE = 3  # of what is kept on disk
 
 
 @dataclass(frozen=True, slots=True)
