@@ -19,8 +19,8 @@ def schema() -> Schema:
         "title": "gwstream messages",
         "description": (
             "gwstream/<detector>/posterior, gwstream/<detector>/event, gwstream/network/event and "
-            "gwstream/<instance>/status. The part 'posterior' depends only on strain, model, prior, engine, bucket and "
-            "number of draws, and 'network' on the members of a network event; 'sha256' is that of the part's "
+            "gwstream/<instance>/status. The part 'posterior' depends only on strain, model, prior, likelihood, engine,"
+            " bucket and number of draws, and 'network' on the members of a network event; 'sha256' that of the part's "
             "canonical JSON: keys sorted, no spaces, ASCII, shortest decimal that reads back as the same double."
         ),
         "oneOf": [
