@@ -106,4 +106,4 @@ def test_an_equal_distribution_is_near_and_another_far() -> None:
     rng = np.random.default_rng(3)
     a, b = rng.standard_normal((2, 20_000, 5))
     assert np.all(divergences(a, None, b) < 1.2)
-    assert np.all(divergences(1.1 * a, None, b) > 1.5)
+    assert np.all(divergences(1.1 * a, None, b) > 1.0)

@@ -5,6 +5,7 @@ Step k draws from a generator seeded by (seed, k), so a run that was stopped goe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import fields
 
@@ -56,7 +57,7 @@ def draw(spec: ModelSpec, simulator: Simulator, one: Member, count: int, rng: Ge
 def batch(spec: ModelSpec, simulator: Simulator, members: list[Member], rng: Generator, size: int) -> Examples:
     """About ``size`` examples of a few random members; which windows are skipped depends on the window alone."""
     chosen = rng.choice(len(members), size=min(GROUPS, len(members)), replace=False)
-    share = round(OVERDRAW * size / len(chosen))
+    share = math.ceil(OVERDRAW * size / len(chosen))
     drawn = joined([draw(spec, simulator, members[index], share, rng) for index in chosen])
     kept = torch.from_numpy(rng.permutation(len(drawn.snr)))[:size]
     return each(lambda value: value[kept], drawn)
