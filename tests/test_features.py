@@ -50,3 +50,17 @@ def test_each_window_stands_alone() -> None:
     together = seen(windows).y
     for k in (0, 4, 8):
         torch.testing.assert_close(seen(windows[k : k + 1]).y[0], together[k], atol=5e-3, rtol=5e-3)
+
+
+def test_what_no_template_fits_has_finite_features_and_an_anchor_inside_the_prior() -> None:
+    """Loud sine-Gaussians put all the weight on one node of the grid."""
+    rng, time = np.random.default_rng(2), np.arange(256) / 256
+    windows = noise(300, 4)
+    for window in windows:
+        centre, frequency, quality = rng.uniform(0.55, 0.95), rng.uniform(10, 128), rng.uniform(2, 60)
+        shape = np.exp(-(((time - centre) * 2 * np.pi * frequency / quality) ** 2))
+        shape = shape * np.cos(2 * np.pi * frequency * (time - centre))
+        window += shape / np.linalg.norm(shape) * rng.uniform(6, 200)
+    found = seen(windows)
+    assert torch.isfinite(found.y).all()
+    assert np.isfinite(found.anchor.table).all()

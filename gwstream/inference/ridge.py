@@ -226,7 +226,8 @@ def _measure(
     plain = over_chirp(weights)
     mean_m, mean_t = plain[..., 1].sum(1), (plain[..., 0] * offsets[:, None]).sum(1)
     squares = nodes.log_chirp - nodes.log_chirp.mean()
-    var_m = (weights.sum(1) @ squares.square()) / total - mean_m.square() + 1e-7
+    # where one node has all the weight, rounding may leave less than nothing
+    var_m = ((weights.sum(1) @ squares.square()) / total - mean_m.square()).clamp(min=0.0) + 1e-7
     cov = (plain[..., 1] * offsets[:, None]).sum(1) - mean_m * mean_t
     slant = cov / var_m
     var_t = (plain[..., 0] * offsets.square()[:, None]).sum(1) - mean_t.square() - cov * slant
