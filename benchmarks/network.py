@@ -19,13 +19,15 @@ import torch
 
 from gwstream.config import InferenceConfig, SummaryConfig
 from gwstream.inference import Inference, load_model
-from gwstream.records import NANO, Batch, Floats, Posterior
+from gwstream.prior import Prior
+from gwstream.records import NANO, Batch, Posterior
 from gwstream.settings import default_model
 from gwstream.summary import Summarizer, network
 from gwstream.summary.chirp_mass import ChirpMasses
 from gwstream.summary.coincidence import Coincidences, Member, light_travel
 from gwstream.summary.events import Event, Rank
 from gwstream.summary.message import chirp_mass
+from gwstream.summary.statistics import mean_sd
 from gwstream.training.dataset import Simulator, family
 
 DETECTORS = ("H1", "L1")
@@ -35,15 +37,18 @@ EDGES = (0.0, 10.0, 15.0, 30.0, math.inf)
 
 @dataclass(frozen=True)
 class Pair:
-    """A signal's posteriors in both detectors, whether both gates pass, and the chirp mass it has."""
+    """A signal in both detectors: whether both gates pass, whether it makes a network event, its chirp mass, and the
+    smaller of the standard deviations that the detectors give it."""
 
-    posteriors: tuple[Posterior, Posterior]
+    members: tuple[Member, Member]
     passed: bool
+    together: bool
     truth: float
+    sd: float
 
     @property
     def snr(self) -> float:
-        return math.hypot(*(one.snr for one in self.posteriors))
+        return math.hypot(*(one.snr for one in self.members))
 
 
 def main() -> None:
@@ -79,25 +84,29 @@ def simulate(count: int, seed: int) -> list[Pair]:
             trigger = inference.gate(Batch((window,), 1))[0]
             passed &= trigger.passed
             found.append(inference.infer(trigger))
-        out.append(Pair((found[0], found[1]), passed, float(chirp_mass(x[:1])[0])))
+        out.append(judged(found, passed, float(chirp_mass(x[:1])[0]), model.spec.prior))
     return out
 
 
-def together(pair: Pair) -> bool:
-    made = Summarizer(SummaryConfig(), load_model(default_model()).spec.prior)
-    return any(told.kind == "network" for one in pair.posteriors for told in made.add(one))
+def judged(found: list[Posterior], passed: bool, truth: float, prior: Prior) -> Pair:
+    made = Summarizer(SummaryConfig(), prior)
+    masses = ChirpMasses(prior)
+    members = tuple(_member(one, masses) for one in found)
+    told = [summary for one in found for summary in made.add(one)]
+    sd = min(mean_sd(chirp_mass(one.samples), one.weights)[1] for one in found)
+    return Pair((members[0], members[1]), passed, any(one.kind == "network" for one in told), truth, sd)
 
 
 def report(pairs: list[Pair]) -> str:
-    masses = ChirpMasses(load_model(default_model()).spec.prior)
-    return "\n".join([common.machine(), "", recovery(pairs), "", mass(pairs, masses), "", chance(pairs, masses)])
+    masses = ChirpMasses(common.spec().prior)
+    return "\n".join([common.machine(), "", recovery(pairs), "", mass(pairs, masses), "", chance(pairs)])
 
 
 def recovery(pairs: list[Pair]) -> str:
     rows = []
     for low, high in itertools.pairwise(EDGES):
         chosen = [one for one in pairs if one.passed and low <= one.snr < high]
-        found = sum(map(together, chosen))
+        found = sum(one.together for one in chosen)
         name = f"{low:g} to {high:g}" if math.isfinite(high) else f"over {low:g}"
         rows.append((name, len(chosen), found))
     return common.table(("combined SNR", "signals behind both gates", "made a network event"), rows)
@@ -109,11 +118,10 @@ def mass(pairs: list[Pair], masses: ChirpMasses) -> str:
     for name, chosen in (("all", pairs), ("behind both gates", [one for one in pairs if one.passed])):
         inside, below, narrower = [], [], []
         for one in chosen:
-            each = [masses.likelihood(p.samples, p.weights) for p in one.posteriors]
-            found = masses.posterior(each)
+            found = masses.posterior([member.mass for member in one.members])
             inside.append(found.p5 <= one.truth <= found.p95)
             below.append(one.truth < found.median)
-            narrower.append(found.sd / min(_sd(p) for p in one.posteriors))
+            narrower.append(found.sd / one.sd)
         error = math.sqrt(0.09 / len(chosen))
         rows.append(
             (
@@ -128,9 +136,9 @@ def mass(pairs: list[Pair], masses: ChirpMasses) -> str:
     return common.table(head, rows)
 
 
-def chance(pairs: list[Pair], masses: ChirpMasses) -> str:
+def chance(pairs: list[Pair]) -> str:
     """Of events of different signals, how many chirp masses agree; and how often times do, from the limits."""
-    members = [[_member(p, masses) for p in one.posteriors] for one in pairs if one.passed]
+    members = [one.members for one in pairs if one.passed]
     state = Coincidences(3.0, light_travel())
     compared = [state.pair(a[0], b[1]) for a, b in itertools.permutations(members, 2)]
     agree = float(np.mean([abs(one.mass_difference) <= 3.0 for one in compared]))
@@ -151,12 +159,6 @@ def chance(pairs: list[Pair], masses: ChirpMasses) -> str:
 def _member(posterior: Posterior, masses: ChirpMasses) -> Member:
     event = Event(Rank(True, posterior.log_bayes, posterior.id), posterior.window.gps_ns + NANO)
     return network.member(posterior, event, (), masses)
-
-
-def _sd(posterior: Posterior) -> float:
-    values: Floats = chirp_mass(posterior.samples)
-    mean = posterior.weights @ values
-    return math.sqrt(float(posterior.weights @ (values - mean) ** 2))
 
 
 if __name__ == "__main__":
