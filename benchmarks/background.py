@@ -39,7 +39,7 @@ TITLE = "Events from real noise"
 PICTURE = "![Events from real strain](background.png)"
 KEPT = Path("runs") / "quality-background.jsonl"
 NEAR = 0.5  # s around an event within which posteriors are taken for its own
-EVERY = 4.0  # s between signals
+EVERY = 6.0  # s between signals
 BEFORE_AFTER = 1.0  # s around a glitch's stated times that are left out for comparison
 RANGE_MOVED = 0.1  # largest part by which a glitch may move the range of the filters after it
 
@@ -226,8 +226,8 @@ def main() -> None:
     parser = real.arguments(__doc__)
     args = parser.parse_args()
     real.needed(args.data)
-    run = sections.Run("background.py")
     inference = Inference(load_model(args.model), InferenceConfig(model=args.model))
+    run = sections.Run("background.py", inference.model.hash)
     KEPT.unlink(missing_ok=True)
     found = real.stretches(args.data)
     seen = look(inference, found, args.seed)

@@ -174,8 +174,8 @@ def main() -> None:
     if args.apart < APART:
         parser.error(f"--apart {args.apart}: signals less than {APART} s apart share too much noise")
     real.needed(args.data)
-    run = sections.Run("coverage.py")
     inference = Inference(load_model(args.model), InferenceConfig(model=args.model))
+    run = sections.Run("coverage.py", inference.model.hash)
     rows = scored(inference, args.data, args.seed, args.apart)
     passed = within(rows)
     folder = args.output or args.model

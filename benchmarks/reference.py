@@ -222,9 +222,9 @@ def main() -> None:
     parser.add_argument("--gate-snr", type=float, default=6.5, help="(default: %(default)s)")
     args = parser.parse_args()
     real.needed(args.data)
-    run = sections.Run("reference.py")
     config = InferenceConfig(model=args.model, draws=DRAWS)
     inference = Inference(load_model(args.model), config)
+    run = sections.Run("reference.py", inference.model.hash)
     targets = json.loads((args.data / "reference.json").read_text(encoding="utf-8"))["targets"]
     results = [
         result(inference, target, args.data, args.gate_snr) for target in targets if args.only in target["event"]

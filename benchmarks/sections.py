@@ -24,12 +24,15 @@ def replaced(text: str, title: str, body: str) -> str:
 
 
 class Run:
-    """Says by what command and in how long a section came to be."""
+    """Says by what command, of which model and in how long a section came to be."""
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, model: str = "") -> None:
         self._program = program
+        self._model = f", model {model[:12]}" if model else ""
         self._began = time.monotonic()
 
     def __str__(self) -> str:
         words = [self._program, *sys.argv[1:]]
-        return f"`python benchmarks/{' '.join(words)}`, {(time.monotonic() - self._began) / 60:.1f} minutes."
+        return (
+            f"`python benchmarks/{' '.join(words)}`{self._model}, {(time.monotonic() - self._began) / 60:.1f} minutes."
+        )
