@@ -39,7 +39,7 @@ TITLE = "Events from real noise"
 PICTURE = "![Events from real strain](background.png)"
 KEPT = Path("runs") / "quality-background.jsonl"
 NEAR = 0.5  # s around an event within which posteriors are taken for its own
-EVERY = 6.0  # s between signals
+EVERY = 9.0  # s between signals
 BEFORE_AFTER = 1.0  # s around a glitch's stated times that are left out for comparison
 RANGE_MOVED = 0.1  # largest part by which a glitch may move the range of the filters after it
 

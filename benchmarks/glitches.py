@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import clusters
@@ -44,13 +45,14 @@ NOISE_RATE = 1024  # Hz
 SNR = (8.0, 20.0)
 EVERY = 3  # s between placements
 HISTORY = 66  # s of noise before the first
-AROUND = (-1.0, 2.0)  # s from a window's first sample to the glitch
+AROUND = (-0.2, 1.4)  # s from a window's first sample to the glitch
 CENTRE = 6.0  # s at which the middle of a glitch stands in its series
 HIGH_PASS = 12.0  # Hz: a whitened glitch says nothing of what lies below
 OTHER = {"H1": "L1", "L1": "H1"}
 RESEMBLING = ("Blip", "Tomte")  # they look like heavy mergers, and are judged apart
 BAR, AIM = 0.10, 0.02
 GPS = 1_000_000_000
+Noises = Callable[[], list[Window]]
 KEPT = Path("runs") / "quality-glitches.jsonl"
 
 
@@ -122,21 +124,32 @@ def noise(inference: Inference, detector: str, seconds: int, seed: int) -> list[
     return list(real.windows(inference.model.spec, strain))
 
 
-def placed(inference: Inference, glitch: Glitch, noises: list[list[Window]], gps: float, snr: float) -> Outcome:
-    """One placement through gate, inference and summary; ``noises``: of its own detector and of another."""
+def placed(inference: Inference, glitch: Glitch, noises: tuple[Noises, Noises], gps: float, snr: float) -> Outcome:
+    """One placement through gate, inference and summary; ``noises``: of its own detector and of another.
+
+    The other is asked only where the glitch is good: a network event is good by two good members.
+    """
     spec = inference.model.spec
     spectrum = coloured(spec.conditioning, glitch.samples, curve(glitch.detector))
-    near, other = ([one for one in each if AROUND[0] < gps - one.gps_ns / NANO < AROUND[1]] for each in noises)
+    near = around(noises[0](), gps)
     with_glitch = [real.added(window, seen(spec.conditioning, spectrum, window, gps, snr)) for window in near]
     posteriors = list(clusters.judged(inference, with_glitch))
     clusters.keep(KEPT, f"glitch {glitch.detector} {glitch.label} {glitch.number}", "glitch", glitch.label, posteriors)
-    everything = [*posteriors, *clusters.judged(inference, other)] if posteriors else []
-    events, network = clusters.told(Summarizer(SummaryConfig(), inference.prior), everything)
-    mine = [one for one in events if one.detector == glitch.detector]
-    best = max(mine, key=lambda one: (one.good, one.log_bayes), default=None)
+    events = clusters.events(Summarizer(SummaryConfig(), inference.prior), posteriors)
+    best = max(events, key=lambda one: (one.good, one.log_bayes), default=None)
     if best is None:
         return Outcome(glitch, snr, 0.0, good=False, reasons=("not behind the gate",), network=False)
-    return Outcome(glitch, snr, best.snr, best.good, best.reasons, any(one.good for one in network))
+    network = False
+    if best.good:
+        both = [*posteriors, *clusters.judged(inference, around(noises[1](), gps))]
+        together = clusters.told(Summarizer(SummaryConfig(), inference.prior), both)[1]
+        network = any(one.good for one in together)
+    return Outcome(glitch, snr, best.snr, best.good, best.reasons, network)
+
+
+def around(windows: list[Window], gps: float) -> list[Window]:
+    """Those that may see what is at ``gps``."""
+    return [one for one in windows if AROUND[0] < gps - one.gps_ns / NANO < AROUND[1]]
 
 
 def outcomes(inference: Inference, data: Path, placements: int, seed: int) -> list[Outcome]:
@@ -146,7 +159,7 @@ def outcomes(inference: Inference, data: Path, placements: int, seed: int) -> li
         rng = np.random.default_rng([seed, number])
         detectors = glitch.detector, OTHER[glitch.detector]
         length = HISTORY + EVERY * placements
-        noises = [noise(inference, detector, length, 1000 * seed + number) for detector in detectors]
+        noises = tuple(cache(partial(noise, inference, name, length, 1000 * seed + number)) for name in detectors)
         for place in range(placements):
             gps = GPS + HISTORY + EVERY * place + rng.uniform(0.5, 1.5)
             found.append(placed(inference, glitch, noises, gps, rng.uniform(*SNR)))

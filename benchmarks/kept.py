@@ -19,7 +19,7 @@ from gwstream.summary import Summarizer
 
 LOUD = 9.0  # optimal SNR from which signals are to be kept
 WANTED = 0.95
-AROUND = (-0.5, 1.5)  # s from a window's first sample to coalescence
+AROUND = (0.4, 1.1)  # s from a window's first sample to coalescence
 MATCH = 0.1  # s between an event and the signal
 
 
