@@ -111,12 +111,12 @@ class SummaryConfig(Section):
         1.0, ge=0, le=10, description="s: a doubtful posterior so near a much louder event is part of it"
     )
     short_history: float = Field(32.0, ge=0, description="s of PSD history below which a posterior is suspect")
-    low_log_bayes: float = Field(8.0, description="ln Bayes factor below which a posterior is suspect")
+    low_log_bayes: float = Field(12.0, description="ln Bayes factor below which a posterior is suspect")
     low_ess: float = Field(100.0, ge=0, description="effective sample size below which a posterior is suspect")
     low_residual_p: float = Field(1e-3, ge=0, le=1)
-    low_peak_residual_p: float = Field(1e-2, ge=0, le=1)
+    low_peak_residual_p: float = Field(2e-2, ge=0, le=1)
     low_latent_p: float = Field(1e-2, ge=0, le=1, description="p-value of the distance from the training's windows")
-    high_drift: float = Field(1.0, gt=0)
+    high_drift: float = Field(1.3, gt=0)
     network: NetworkConfig = NetworkConfig()
 
 

@@ -292,12 +292,12 @@ def suspicious() -> dict[str, Posterior]:
 
     return {
         "short PSD history": with_whitener(history=31.0, averages=30, state="ready"),
-        "weak evidence": posterior(window(), log_bayes=7.9),
+        "weak evidence": posterior(window(), log_bayes=11.9),
         "low effective sample size": posterior(window(), ess=99.0),
         "poor residual": posterior(window(), residual_p=5e-4),
         "unlike the training data": posterior(window(), latent_p=5e-4),
-        "poor residual at the peak": posterior(window(), peak_residual_p=5e-3),
-        "PSD drift": with_whitener(drift=1.01),
+        "poor residual at the peak": posterior(window(), peak_residual_p=1.5e-2),
+        "PSD drift": with_whitener(drift=1.31),
         "data quality unknown": posterior(window(dq=None)),
     }
 
