@@ -142,7 +142,8 @@ class Publisher:
         while True:
             began = self._monotonic_ns()
             try:
-                await self._connected(password)
+                # in a task of its own: before Python 3.11.4 a failed TaskGroup leaves its task counted as cancelled
+                await asyncio.create_task(self._connected(password), name="publish-connection")
             except aiomqtt.MqttError as problem:
                 self._lost(f"{self._config.host}:{self._config.port}: {connection.why(problem)}")
             if self._monotonic_ns() - began > 2 * self._config.backoff * NANO:
@@ -189,12 +190,15 @@ class Publisher:
 
     async def _use(self, client: connection.Client) -> None:
         """Send, and notice when the connection is lost. Raises `aiomqtt.MqttError`."""
+        failure: Exception | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(_watch(client), name="publish-watch")
                 group.create_task(self._flow(client), name="publish-flow")
         except* aiomqtt.MqttError as problems:
-            raise problems.exceptions[0] from None
+            failure = problems.exceptions[0]
+        if failure is not None:  # not raised above: before Python 3.11.4 it would come out in a group
+            raise failure from None
 
     async def _flow(self, client: connection.Client) -> None:
         """Send what waits and, from time to time, the status."""
