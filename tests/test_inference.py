@@ -134,7 +134,7 @@ def test_number_of_draws_and_components_are_the_settings() -> None:
     quick = Inference(shipped(), InferenceConfig(draws=300, latents=50))
     one, _ = loud()
     assert quick.infer(gated(one, by=quick)[0]).samples.shape == (300, 5)
-    assert quick.propose(one).mixture.mean.shape == (50, 4)
+    assert quick.propose(one).proposal.mean.shape == (50, 4)
 
 
 def test_log_target_is_likelihood_times_prior_in_the_coordinates() -> None:
@@ -143,7 +143,7 @@ def test_log_target_is_likelihood_times_prior_in_the_coordinates() -> None:
 
     one, _ = loud()
     proposed = inference().propose(one)
-    e = proposed.mixture.draw(np.random.default_rng(1), 50)
+    e = proposed.proposal.draw(np.random.default_rng(1), 50)
     x, log_jacobian = proposed.anchor.decode(e)
     prior = shipped().spec.prior.log_density(x)
     ratio = log_ratio(one.samples, templates().waveforms(x))

@@ -49,7 +49,7 @@ class Proposed:
     prior: Prior
     noise: Noise
     anchor: Coordinates
-    mixture: Proposal
+    proposal: Proposal
     code: Floats
     rng: np.random.Generator
 
@@ -163,18 +163,18 @@ class Inference:
         rng = np.random.Generator(np.random.Philox(key=int(hashlib.sha256(name.encode()).hexdigest()[:32], 16)))
         seen = self._see(window, live)
         inputs = Inputs(seen.y, torch.from_numpy(window.samples).float()[None])
-        mixture = self._engine.propose(inputs, rng)
+        proposal = self._engine.propose(inputs, rng)
         anchor = self.model.net.fixed or seen.anchor
         trigger = self._trigger(window, seen.best, 0)
         code = seen.y[0].double().numpy()
         assumed = noise_model(self._config.likelihood, window.whitener.averages)
-        return Proposed(window, trigger, live.templates, self.prior, assumed, anchor, mixture, code, rng)
+        return Proposed(window, trigger, live.templates, self.prior, assumed, anchor, proposal, code, rng)
 
     def infer(self, trigger: Trigger, bucket: int = 1) -> Posterior:
         """The weighted posterior of one window."""
         window = trigger.window
         proposed = self.propose(window)
-        found = sample(proposed.mixture, proposed.log_target, self._config.draws, proposed.rng)
+        found = sample(proposed.proposal, proposed.log_target, self._config.draws, proposed.rng)
         samples = proposed.parameters(found.e)
         weights = found.weights
         likeliest = samples[np.argsort(found.log_target)[-BEST_OF:]]

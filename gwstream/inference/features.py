@@ -1,8 +1,8 @@
-"""The network's input: the ridge in its own units, other peaks of the gate, and the PSD context. Training and serving.
+"""The network's input: the ridge in its own units, the exact density at a few points, the gate, and the PSD context.
 
 The SNRs of all templates are linear in the window and span the signals; the ridge sums up what they say of the
 likelihood around its best point, so the network need not learn what is known in closed form. (Gabbard et al. feed the
-window itself, which takes one network a PSD.)
+window itself, which takes one network a PSD.) Training and serving see through this one function.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from torch import Tensor
 from gwstream.inference.bank import Bank
 from gwstream.inference.gate import Best, MatchedFilter, best
 from gwstream.inference.likelihood import Templates
-from gwstream.inference.parameters import Anchor
+from gwstream.inference.parameters import SKEW, TAIL, Anchor
 from gwstream.inference.ridge import CHIRPS, RATIOS, Grid, Projector, Ridge, ridge
+from gwstream.inference.stencil import SIZE, look
 from gwstream.prior import Prior
 
-PER_RATIO, WHOLE = 15, 12
+PER_RATIO, WHOLE = 17, 12
 TIME = 4  # among the WHOLE
 POOL = 4  # chirp masses of the profile taken together
 
@@ -49,7 +50,7 @@ class Seen:
 
 def size(bank: Bank, context: int) -> int:
     """Length F of the network's input."""
-    return PER_RATIO * RATIOS + WHOLE + CHIRPS // POOL + 2 * len(bank.gate) + context
+    return PER_RATIO * RATIOS + WHOLE + CHIRPS // POOL + SIZE + 2 * len(bank.gate) + context
 
 
 def see(live: Live, windows: Tensor, rho: Tensor, context: Tensor, prior: Prior) -> Seen:
@@ -62,7 +63,8 @@ def see(live: Live, windows: Tensor, rho: Tensor, context: Tensor, prior: Prior)
     offset = torch.tanh((live.gate.times[lag] - found.time[:, None]) / 0.02)
     profile = torch.log1p((-seen.profile).clamp(min=0.0).reshape(len(windows), -1, POOL).amin(-1))
     shape, level, inverse_averages = context[:, :-2], context[:, -2:-1], context[:, -1:]
-    parts = [_summary(seen, anchor, prior), profile, deficit, offset, shape, level / 5, inverse_averages * 20]
+    exact = look(live.templates, anchor, windows)
+    parts = [_summary(seen, anchor, prior), profile, exact, deficit, offset, shape, level / 5, inverse_averages * 20]
     return Seen(torch.cat(parts, 1).float(), anchor, found)
 
 
@@ -78,7 +80,7 @@ def _summary(seen: Ridge, anchor: Anchor, prior: Prior) -> Tensor:
     mass = table[..., -1]
     share = torch.softmax(mass, 1)[..., None]
     middle = (share * table).sum(1, keepdim=True)
-    chirp, width, time, time_width, slant, amplitude, gain, phase, turn, twist, _ = (table - middle).unbind(-1)
+    chirp, width, time, time_width, slant, amplitude, gain, phase, turn, twist, _, _, _ = (table - middle).unbind(-1)
     sigma, sigma_time = torch.exp(middle[..., 1]), torch.exp(middle[..., 3])
     snr = seen.snr[:, None]
     edges = [torch.from_numpy(edge).float() for edge in anchor.edges()]
@@ -95,6 +97,8 @@ def _summary(seen: Ridge, anchor: Anchor, prior: Prior) -> Tensor:
         turn * sigma_time,
         torch.asinh(twist * sigma),
         torch.asinh(mass),
+        torch.asinh(table[..., SKEW]),
+        torch.asinh(table[..., TAIL]),
         *(torch.asinh(edge) for edge in edges[:2]),
         torch.asinh(edges[2]),
     ]

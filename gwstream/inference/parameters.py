@@ -11,7 +11,7 @@ density in the five parameters.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import log_expit
@@ -22,8 +22,9 @@ from gwstream.records import Floats
 from gwstream.waveforms import component_masses
 
 TWO_PI = 2 * math.pi
-CHIRP, WIDTH, TIME, TIME_WIDTH, SLANT, AMPLITUDE, GAIN, PHASE, TURN, TWIST, MASS = range(len(FIELDS))
+CHIRP, WIDTH, TIME, TIME_WIDTH, SLANT, AMPLITUDE, GAIN, PHASE, TURN, TWIST, MASS, SKEW, TAIL = range(len(FIELDS))
 CLOSEST = 1e-12  # to a bound, in widths
+ROUNDING = 1e-11  # of a bound: nearer, the parameters' own rounding may be beyond it
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,13 @@ class Anchor:
             part.double().numpy() for part in (ridge.ratios, ridge.ratio, ridge.spread, ridge.snr)
         )
         return cls(table, ratios, ratio, spread, snr, prior)
+
+    def repeated(self, times: int) -> Anchor:
+        """Each window so many times in a row."""
+        table, ratio, spread, snr = (
+            np.repeat(part, times, axis=0) for part in (self.table, self.ratio, self.spread, self.snr)
+        )
+        return replace(self, table=table, ratio=ratio, spread=spread, snr=snr)
 
     def at(self, ratio: Floats) -> Floats:
         """The table at ratios (S,), (S, fields), by Catmull-Rom splines; row by row, or one window for all."""
@@ -178,6 +186,7 @@ def _opened(v: Floats, low: Floats, high: Floats) -> Floats:
 def _closed(e: Floats, low: Floats, high: Floats) -> tuple[Floats, Floats]:
     """The inverse of `_opened`, and the ln of its slope."""
     value = np.logaddexp(e, low) - np.logaddexp(0.0, e - high)
+    value = np.clip(value, low + ROUNDING * np.abs(low), high - ROUNDING * np.abs(high))
     return value, log_expit(e - low) + log_expit(high - e) + np.log(-np.expm1(-np.maximum(high - low, CLOSEST)))
 
 

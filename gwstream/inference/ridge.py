@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import fft as scipy_fft
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 from torch.nn import functional
@@ -26,17 +27,35 @@ from gwstream.waveforms import component_masses
 
 COMPONENTS = 24
 CHIRPS, RATIOS = 96, 7
-COARSE = 4  # every so manieth chirp mass, and every second ratio and lag, for the first look
-PARTS = SHIFTS // 2  # lags a sample, 1 ms apart: those between half samples are interpolated
+COARSE = 4  # every so manieth chirp mass, every second ratio, and every CRUDE-th lag, for the first look
+PARTS = SHIFTS  # lags a sample, 0.5 ms apart: those between half samples are interpolated
+CRUDE = 4
+FORMS = 4  # parts of a sample at which norms are computed: aliasing makes them nearly a sine of the part
 STENCIL = 6
-FAR, NEAR = 4, 1  # whole samples on either side, at the first look and at the second
+FAR = 5  # whole samples on either side at the first look
+NEAR = 9  # lags on either side at the second, every one above CLOSE_SNR and every other below
+CLOSE_SNR = 15.0
 LAGS = 2 * FAR * PARTS + 1
-CLEAR_SNR = 12.0  # above it the likelihood is flattened to the width it has here, so that the grid resolves it
+CLEAR_SNR = 20.0  # above it the likelihood is flattened to the width it has here, so that the grid resolves it
 LEAST_SNR = 4.0
 NORM_TIMES = 3
 FINER, LEAST_SPREAD = 49, 0.04  # nodes of the ratio's own mean and width
 TURN = 2 * math.pi * 60.0  # rad / s: the wave's phase follows the time at about this frequency
-FIELDS = ("chirp", "width", "time", "time_width", "slant", "amplitude", "gain", "phase", "turn", "twist", "mass")
+FIELDS = (
+    "chirp",
+    "width",
+    "time",
+    "time_width",
+    "slant",
+    "amplitude",
+    "gain",
+    "phase",
+    "turn",
+    "twist",
+    "mass",
+    "skew",
+    "tail",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +75,16 @@ class Grid:
 
 
 def grid(bank: Bank, prior: Prior) -> Grid:
-    """The nodes for a bank and a prior, evenly spaced in chirp mass^(-5/3) and ratio."""
-    low, high = (edge ** (-5 / 3) for edge in prior.chirp_mass[::-1])
+    """The nodes for a bank and a prior, evenly spaced in ln chirp mass and ratio."""
+    low, high = np.log(prior.chirp_mass)
     step = (high - low) / CHIRPS
-    chirps = (low + step * (np.arange(CHIRPS) + 0.5)) ** (-0.6)
+    chirps = np.exp(low + step * (np.arange(CHIRPS) + 0.5))
     ratios = np.linspace(prior.least_ratio, 1.0, RATIOS)
     q, chirp = (part.ravel() for part in np.meshgrid(ratios, chirps, indexing="ij"))
     mass_1, mass_2 = component_masses(chirp, q)
     slack = 1.03  # a cell whose middle lies just outside still has mass inside
     inside = (mass_1 <= prior.mass[1] * slack) & (mass_2 >= prior.mass[0] / slack)
-    measure = 2 * np.log(mass_1) + np.log(0.6 * step * chirp ** (5 / 3))
+    measure = 2 * np.log(mass_1) + np.log(step)
     c = bank.coefficients(mass_1, mass_2)[:, :COMPONENTS]
     mix = np.concatenate([np.hstack([c.real, c.imag]), np.hstack([-c.imag, c.real])])
     return Grid(
@@ -88,8 +107,11 @@ class Projector:
         self._components = torch.from_numpy(np.ascontiguousarray(templates.components[:: SHIFTS // PARTS, kept]))
         self._times = torch.linspace(*time_range, NORM_TIMES)
         lags = [round(float(time) * self.rate) for time in self._times]
-        table = np.stack([[self._norms(lag, part) for part in range(PARTS)] for lag in lags])  # (times, parts, 3, N)
-        pp, ps, ss = np.moveaxis(table, 2, 0)
+        some = range(0, PARTS, PARTS // FORMS)
+        table = np.stack([[self._norms(lag, part) for part in some] for lag in lags])  # (times, FORMS, 3, N)
+        pp, ps, ss = np.moveaxis(
+            scipy_fft.irfft(scipy_fft.rfft(table, axis=1)[:, :2] * PARTS / FORMS, PARTS, axis=1), 2, 0
+        )
         inverse = 0.5 / (pp * ss - ps**2)
         self._forms = torch.from_numpy(np.stack([ss, -2 * ps, pp]) * inverse).float()
         self._log_norms = torch.from_numpy(np.log((pp + ss).mean(1) / 2)).float()
@@ -153,7 +175,8 @@ class Ridge:
     ``table`` (B, R, fields) in the order of `FIELDS`: conditional mean and width of ln chirp mass; time (s) at that
     mean, its width at fixed chirp mass and its slope on ln chirp mass; ln of the likeliest inverse distance (1/Gpc) and
     its slope on ln chirp mass; the doubled phase (rad), its slopes on time and on ln chirp mass; ln of the marginal
-    likelihood relative to the largest. ``profile`` (B, CHIRPS): ln likelihood of the best ratio and lag, at most 0.
+    likelihood relative to the largest; skewness and excess kurtosis of ln chirp mass. ``profile``
+    (B, CHIRPS): ln likelihood of the best ratio and lag, at most 0.
     ``ratio``, ``spread`` (B,): mean and width of the ratio; ``snr`` (B,) of the best node; ``ratios`` (R,).
     """
 
@@ -169,13 +192,13 @@ def ridge(projector: Projector, windows: Tensor, times: Tensor) -> Ridge:
     """The ridge of each of windows (B, n), sought around the gate's best times (B,)."""
     whole = torch.round(times * projector.rate).long()
     products = projector.project(windows, whole)
-    centre = _best_lag(projector, products, times)
-    near = torch.arange(-NEAR * PARTS, NEAR * PARTS + 1)
-    index = centre[:, None] + near
+    centre, snr = _best_lag(projector, products, times)
+    stride = torch.where(snr > CLOSE_SNR, 1, 2)
+    index = centre[:, None] + torch.arange(-NEAR, NEAR + 1) * stride[:, None]
     chosen = products.gather(1, index[..., None].expand(-1, -1, products.shape[2]))
     origin = (whole * PARTS + centre - FAR * PARTS).float() / (PARTS * projector.rate)
     log_l, a, b = _log_likelihood(projector.nodes.mix, chosen, projector.forms(times, index % PARTS))
-    offsets = near.float() / (PARTS * projector.rate)
+    offsets = (index - centre[:, None]).float() / (PARTS * projector.rate)
     return _measure(projector.nodes, (log_l, a, b), projector.log_norms(times), origin, offsets)
 
 
@@ -185,23 +208,23 @@ def _log_likelihood(mix: Tensor, products: Tensor, forms: Tensor) -> tuple[Tenso
     return a * (forms[0] * a + forms[1] * b) + forms[2] * b.square(), a, b
 
 
-def _best_lag(projector: Projector, products: Tensor, times: Tensor) -> Tensor:
-    """Index (B,) of the lag with the best node of a coarser grid, not nearer than NEAR to the ends."""
-    nodes, margin = projector.nodes, NEAR * PARTS
+def _best_lag(projector: Projector, products: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
+    """Index (B,) of the lag with the best node of a coarser grid, with room for the second look, and its SNR (B,)."""
+    nodes, margin = projector.nodes, 2 * NEAR
     keep = torch.arange(CHIRPS * RATIOS).reshape(RATIOS, CHIRPS)[1::2, COARSE // 2 :: COARSE].flatten()
     keep = keep[torch.isfinite(nodes.log_measure[keep])]
     mix = torch.cat([nodes.mix[keep], nodes.mix[len(nodes.log_measure) + keep]])
-    lags = torch.arange(margin, products.shape[1] - margin, 2)
+    lags = torch.arange(margin, products.shape[1] - margin, CRUDE)
     forms = projector.forms(times, (lags % PARTS).expand(len(times), -1))[..., keep]
     log_l, _, _ = _log_likelihood(mix, products[:, lags], forms)
-    best: Tensor = log_l.amax(2).argmax(1) * 2 + margin
-    return best
+    power, best = log_l.amax(2).max(1)
+    return best * CRUDE + margin, torch.sqrt(2 * power)
 
 
 def _measure(
     nodes: Grid, likelihood: tuple[Tensor, Tensor, Tensor], log_norm: Tensor, origin: Tensor, offsets: Tensor
 ) -> Ridge:
-    """Moments over chirp mass and time (B, lags, N) at times ``origin`` (B,) + ``offsets`` (lags,)."""
+    """Moments over chirp mass and time (B, lags, N) at times ``origin`` (B,) + ``offsets`` (B, lags)."""
     log_l, a, b = likelihood
     count, lags = log_l.shape[:2]
     inside = torch.isfinite(nodes.log_measure)
@@ -223,14 +246,16 @@ def _measure(
         """Sums over chirp mass of values and of values times it: (B, lags, R, 2)."""
         return (values.reshape(shape) @ powers) / total[:, None, :, None]
 
-    plain = over_chirp(weights)
-    mean_m, mean_t = plain[..., 1].sum(1), (plain[..., 0] * offsets[:, None]).sum(1)
-    squares = nodes.log_chirp - nodes.log_chirp.mean()
-    # where one node has all the weight, rounding may leave less than nothing
-    var_m = ((weights.sum(1) @ squares.square()) / total - mean_m.square()).clamp(min=0.0) + 1e-7
-    cov = (plain[..., 1] * offsets[:, None]).sum(1) - mean_m * mean_t
+    plain, away = over_chirp(weights), offsets[..., None]
+    mean_m, mean_t = plain[..., 1].sum(1), (plain[..., 0] * away).sum(1)
+    # from the mean: where one node has all the weight, a difference of squares may be less than nothing
+    m = powers[:, 1] - mean_m[..., None]
+    by_chirp = weights.sum(1) / total[..., None]
+    var_m, third, fourth = ((by_chirp * m**k).sum(-1) for k in (2, 3, 4))
+    var_m = var_m + 1e-7
+    cov = (plain[..., 1] * away).sum(1) - mean_m * mean_t
     slant = cov / var_m
-    var_t = (plain[..., 0] * offsets.square()[:, None]).sum(1) - mean_t.square() - cov * slant
+    var_t = (plain[..., 0] * away.square()).sum(1) - mean_t.square() - cov * slant
     var_t = var_t.clamp(min=1e-8)
     loud = over_chirp(weights * (0.5 * log_power - 0.5 * log_norm[:, None]).reshape(shape)).sum(1)
     amplitude, gain = loud[..., 0], (loud[..., 1] - loud[..., 0] * mean_m) / var_m
@@ -256,6 +281,8 @@ def _measure(
         turn,
         twist,
         mass,
+        third / var_m**1.5,
+        fourth / var_m.square() - 3,
     )
     ratio, spread = _ratio(nodes, mass)
     profile = loudest.reshape(count, RATIOS, CHIRPS).amax(1) - peak[:, None]
@@ -273,10 +300,10 @@ def _ratio(nodes: Grid, mass: Tensor) -> tuple[Tensor, Tensor]:
 def _phases(a: Tensor, b: Tensor, offsets: Tensor, moments: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """Doubled phase at the mean, its slopes on time and ln chirp mass, from sums over chirp mass (B, lags, R, 2)."""
     mean_m, mean_t, var_m, var_t, slant = moments
-    angle = TURN * offsets[:, None, None]
+    angle = TURN * offsets[..., None, None]
     cosine, sine = torch.cos(angle), torch.sin(angle)
     real, imaginary = a * cosine + b * sine, b * cosine - a * sine
-    time = offsets[:, None, None]
+    time = offsets[..., None, None]
     # Fourier-like sums of z' = z exp(-i TURN t): of 1, m and t
     sums = torch.stack([real.sum(1)[..., 0], imaginary.sum(1)[..., 0]])
     by_m = torch.stack([real.sum(1)[..., 1], imaginary.sum(1)[..., 1]]) - sums * mean_m

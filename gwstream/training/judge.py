@@ -118,7 +118,7 @@ def _verdict(model: Path, signals: int, seed: int, cache: Path, number: int) -> 
     case = cases[number]
     proposed = inference.propose(case.window)
     reference = kept(case.window, proposed.templates, inference.prior, cache)
-    raw = proposed.parameters(proposed.mixture.draw(proposed.rng, 2 * BLOCK))
+    raw = proposed.parameters(proposed.proposal.draw(proposed.rng, 2 * BLOCK))
     samples, weights, draws, log_bayes = _redrawn(inference, case.window)
     effective_draws = effective(weights)
     rng = np.random.default_rng(number)
@@ -148,7 +148,7 @@ def _redrawn(inference: Inference, window: Window) -> tuple[Floats, Floats, int,
     log_weights: list[Floats] = []
     first = math.nan
     for _ in range(MOST):
-        found = sample(proposed.mixture, proposed.log_target, BLOCK, proposed.rng)
+        found = sample(proposed.proposal, proposed.log_target, BLOCK, proposed.rng)
         first = found.log_evidence if math.isnan(first) else first
         samples.append(proposed.parameters(found.e))
         log_weights.append(found.log_weights)

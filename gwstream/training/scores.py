@@ -123,9 +123,9 @@ def _score(inference: Inference, case: Case, scores: Scores) -> None:
     draws = len(posterior.weights)
     samples, weights = posterior.samples, posterior.weights
     if posterior.rounds > 1:  # else what was served are the network's own draws
-        e = proposed.mixture.draw(proposed.rng, draws)
+        e = proposed.proposal.draw(proposed.rng, draws)
         samples = proposed.parameters(e)
-        weights = normalised(proposed.log_target(e) - proposed.mixture.log_density(e))
+        weights = normalised(proposed.log_target(e) - proposed.proposal.log_density(e))
     rng = np.random.default_rng(case.number)
     scores.weighted.append(ranks(posterior.samples, posterior.weights, case.truth, rng))
     scores.raw.append(ranks(samples, np.full(draws, 1 / draws), case.truth, rng))
@@ -137,4 +137,4 @@ def _score(inference: Inference, case: Case, scores: Scores) -> None:
     scores.passed.append(float(trigger.passed))
     at = proposed.anchor.encode(case.truth)
     log_p = proposed.log_target(at)[0] - posterior.log_bayes
-    scores.divergence.append(float(log_p - proposed.mixture.log_density(at)[0]))
+    scores.divergence.append(float(log_p - proposed.proposal.log_density(at)[0]))
