@@ -85,7 +85,7 @@ def test_loud_windows_pass_and_quiet_ones_or_late_ones_do_not() -> None:
 
 
 def test_posterior_holds_the_truth_and_its_own_books() -> None:
-    one, x = loud()
+    one, x = loud(2)
     posterior = inference().infer(gated(one)[0], 4)
     assert posterior.samples.shape == (2000, 5)
     assert posterior.weights.sum() == pytest.approx(1, abs=1e-12)
