@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import fft as scipy_fft
+from scipy import fft
 from scipy.interpolate import CubicSpline
 from torch import Tensor
 from torch.nn import functional
@@ -104,14 +104,13 @@ class Projector:
         self.rate, self._length, self._origin = templates.rate, templates.length, templates.origin
         half, size = nodes.mix.shape[1] // 2, templates.bank.size
         kept = np.r_[:half, size : size + half]
-        self._components = torch.from_numpy(np.ascontiguousarray(templates.components[:: SHIFTS // PARTS, kept]))
+        self._components = torch.from_numpy(np.ascontiguousarray(templates.components[:, kept]))
         self._times = torch.linspace(*time_range, NORM_TIMES)
         lags = [round(float(time) * self.rate) for time in self._times]
         some = range(0, PARTS, PARTS // FORMS)
         table = np.stack([[self._norms(lag, part) for part in some] for lag in lags])  # (times, FORMS, 3, N)
-        pp, ps, ss = np.moveaxis(
-            scipy_fft.irfft(scipy_fft.rfft(table, axis=1)[:, :2] * PARTS / FORMS, PARTS, axis=1), 2, 0
-        )
+        harmonics = fft.rfft(table, axis=1)[:, :2] * PARTS / FORMS
+        pp, ps, ss = np.moveaxis(fft.irfft(harmonics, PARTS, axis=1), 2, 0)
         inverse = 0.5 / (pp * ss - ps**2)
         self._forms = torch.from_numpy(np.stack([ss, -2 * ps, pp]) * inverse).float()
         self._log_norms = torch.from_numpy(np.log((pp + ss).mean(1) / 2)).float()
