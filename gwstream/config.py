@@ -141,7 +141,21 @@ class PublishConfig(Section):
     timeout: float = Field(2.0, gt=0, le=60)
     expiry: int = Field(3600, ge=1, description="s a broker keeps a message for an absent subscriber")
     queue: int = Field(10_000, ge=1, description="messages kept while the broker is away")
+    retention: float = Field(3600.0, gt=0, description="s a message is kept while the broker is away")
+    archive_days: float = Field(7.0, gt=0, description="days that messages stay on disk")
+    archive_mb: float = Field(1000.0, gt=0, description="MB of them at most")
     backoff: float = Field(5.0, gt=0, le=300, description="longest pause in s between two connection attempts")
+
+    @model_validator(mode="after")
+    def _lasting(self) -> PublishConfig:
+        if self.expiry < self.retention:  # the broker would drop at once what has waited here
+            raise ValueError(f"expiry, {self.expiry} s, is shorter than retention, {self.retention:g} s")
+        return self
+
+    @property
+    def identity(self) -> str:
+        """What no two daemons of a broker share: client identifier, and name of the folder in the state directory."""
+        return f"{self.prefix}-{self.instance}".replace("/", "-")
 
 
 class MetricsConfig(Section):
@@ -156,6 +170,7 @@ class ServiceConfig(Section):
     """The process."""
 
     drain: float = Field(5.0, ge=0, le=60, description="s to finish what was read when told to stop")
+    state: str = Field("auto", description="directory of outbox, archive and state; '': none, all in memory")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = False
 
@@ -255,4 +270,6 @@ def _anchored(config: Config, folder: Path) -> Config:
     )
     inference = config.inference.model_copy(update={"model": fix(config.inference.model)})
     publish = config.publish.model_copy(update={"password_file": fix(config.publish.password_file)})
-    return config.model_copy(update={"source": source, "inference": inference, "publish": publish})
+    state = config.service.state
+    service = config.service.model_copy(update={"state": state if state in ("", "auto") else str(folder / state)})
+    return config.model_copy(update={"source": source, "inference": inference, "publish": publish, "service": service})

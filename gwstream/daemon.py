@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from contextlib import AsyncExitStack
 from functools import partial
 
 from prometheus_client import CollectorRegistry
@@ -10,16 +12,19 @@ from prometheus_client import CollectorRegistry
 from gwstream import __version__, logs, pipeline, service
 from gwstream.calibration import Calibration
 from gwstream.conditioning import Conditioner
-from gwstream.config import Config
+from gwstream.config import Config, PublishConfig
 from gwstream.console import Printer
+from gwstream.errors import PublishError
 from gwstream.inference import Inference, Model, load_model
 from gwstream.metrics import Metrics
 from gwstream.pipeline.parts import Parts, PublisherLike
-from gwstream.publish import Publisher, check_broker
+from gwstream.publish import Outbox, Publisher, check_broker
 from gwstream.records import Tally
-from gwstream.settings import strain
+from gwstream.settings import state_directory, strain
 from gwstream.source import open_source
 from gwstream.web import Feed, Watch
+
+log = logging.getLogger("service")
 
 
 def run(config: Config, *, print_messages: bool = False) -> int:
@@ -50,13 +55,19 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
         feed.about(version=__version__, broker=broker, detectors=list(source.detectors), **facts)
 
         async def work(life: service.Life) -> None:
+            async with AsyncExitStack() as stack:
+                await joined(life, stack)
+
+        async def joined(life: service.Life, stack: AsyncExitStack) -> None:
             publisher: PublisherLike
             watch = Watch(feed, live=source.live)
             if print_messages:
                 publisher = Printer(closed=life.stop.set)
             else:
-                await check_broker(config.publish)
-                publisher = Publisher(config.publish, tally=metrics.tally, observers=(metrics, feed), live=source.live)
+                outbox = Outbox(config.publish, state_directory(config), tally=metrics.tally, live=source.live)
+                await stack.enter_async_context(outbox)
+                await _reach(config.publish, known=outbox.used)
+                publisher = Publisher(config.publish, outbox=outbox, tally=metrics.tally, observers=(metrics, feed))
                 publisher.tell(**facts)
                 watch = Watch(feed, live=source.live, detectors=source.detectors, tell=publisher.tell)
             parts = Parts(
@@ -74,6 +85,19 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
             await pipeline.run(parts, life.stop)
 
         await service.serve(work, service=config.service, http=config.metrics, metrics=metrics, feed=feed)
+
+
+async def _reach(config: PublishConfig, *, known: bool) -> None:
+    """See that the broker takes us. Raises `PublishError`, unless it did before: then messages are kept until it does.
+
+    So a daemon that is restarted while the broker is away goes on with the strain.
+    """
+    try:
+        await check_broker(config)
+    except PublishError as problem:
+        if not known:
+            raise
+        log.warning("%s; until then, messages are kept", problem)
 
 
 def _calibration(config: Config, inference: Inference, *, live: bool, tally: Tally) -> Calibration | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from itertools import combinations
@@ -44,9 +45,10 @@ def _config(source: dict[str, Any], *, model: Path | None, gate_snr: float, brok
         "inference": {"model": (model or default_model()).resolve(), "gate_snr": gate_snr},
         "metrics": {"enabled": False},
         "calibration": {"interval": 0},
+        "service": {"state": ""},  # it leaves nothing behind
     }
     if broker is None:
-        table["service"] = {"log_level": "warning"}  # what is printed is for programs to read
+        table["service"]["log_level"] = "warning"  # what is printed is for programs to read
     else:
         table["publish"] = _address(broker)
     try:
@@ -93,6 +95,7 @@ def check(path: Path, config: Config) -> None:
         ("network", network(config)),
         ("calibration", _calibration(config.calibration, model.spec)),
         ("publish", f"MQTT v5 to {publish.host}:{publish.port}, topics {publish.prefix}/# (not tried)"),
+        ("  outbox", _outbox(config)),
         ("page, metrics", f"http://{http.host}:{http.port}/" if http.enabled else "off"),
     ]
     print(f"{path}: good")
@@ -111,6 +114,14 @@ def network(config: Config) -> str:
     return ", ".join(f"{one}-{other} {1e3 * between(one, other):.1f} ms" for one, other in pairs) + " of light apart"
 
 
+def _outbox(config: Config) -> str:
+    directory = state_directory(config)
+    if directory is None:
+        return "in memory: a restart loses what the broker has not taken, and warms up anew"
+    publish = config.publish
+    return f"{directory}, archive of {publish.archive_days:g} days or {publish.archive_mb:g} MB"
+
+
 def _calibration(config: CalibrationConfig, spec: ModelSpec) -> str:
     """How often a known signal is judged. Raises `ConfigError` where this model cannot have that."""
     from gwstream.calibration.shadow import Plan
@@ -119,6 +130,22 @@ def _calibration(config: CalibrationConfig, spec: ModelSpec) -> str:
         return "off"
     Plan(spec, spec.prior, config.interval)
     return f"a known signal in each {config.interval:g} s of a detector's strain, figures of the last {config.last}"
+
+
+def state_directory(config: Config) -> Path | None:
+    """Where this daemon keeps its outbox, archive and state; None: nowhere.
+
+    ``service.state``; "auto": for frames systemd's ``$STATE_DIRECTORY``, else ``$XDG_STATE_HOME/gwstream``, else
+    ``~/.local/state/gwstream``, and nowhere for strain that can be had again. In it, a folder of the daemon's own.
+    """
+    chosen = config.service.state
+    if not chosen or (chosen == "auto" and config.source.kind != "frames"):
+        return None
+    if chosen == "auto":
+        given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+        home = os.environ.get("XDG_STATE_HOME", "")
+        chosen = given or str((Path(home) if home else Path.home() / ".local" / "state") / "gwstream")
+    return Path(chosen) / config.publish.identity
 
 
 def strain(config: Config, name: str) -> str:

@@ -18,8 +18,8 @@ MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sb
 class Mosquitto:
     """Debian's broker on loopback; it can be killed and started again on its port."""
 
-    def __init__(self, folder: Path, extra: str = "allow_anonymous true\n") -> None:
-        self.port = free_port()
+    def __init__(self, folder: Path, extra: str, port: int | None) -> None:
+        self.port = port or free_port()
         self._settings = folder / "mosquitto.conf"
         self._settings.write_text(f"listener {self.port} 127.0.0.1\npersistence false\n{extra}")
         self.process: asyncio.subprocess.Process | None = None
@@ -48,10 +48,12 @@ class Mosquitto:
 
 
 @asynccontextmanager
-async def mosquitto(folder: Path, extra: str = "allow_anonymous true\n") -> AsyncIterator[Mosquitto]:
+async def mosquitto(
+    folder: Path, extra: str = "allow_anonymous true\n", port: int | None = None
+) -> AsyncIterator[Mosquitto]:
     if MOSQUITTO is None:
         pytest.skip("mosquitto is not installed: apt-get install mosquitto")
-    broker = Mosquitto(folder, extra)
+    broker = Mosquitto(folder, extra, port)
     await broker.start()
     try:
         yield broker

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from gwstream.config import Config, Detector, Section, default_model, load
 from gwstream.errors import ConfigError
+from gwstream.settings import state_directory
 
 EXAMPLE = Path(__file__).parent.parent / "deploy" / "gwstream.toml"
 MINIMAL = '[source.detectors.H1]\ndirectory = "frames"\n'
@@ -139,3 +140,25 @@ def test_the_shipped_model_is_the_default_and_in_the_wheel(tmp_path: Path) -> No
     for name in ("model.toml", "weights.safetensors"):
         assert (model / name).is_file()
         assert taken[f"models/bbh-1det/{name}"] == f"gwstream/models/bbh-1det/{name}"
+
+
+def test_state_has_a_place_unless_it_is_not_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def place(more: str, kind: str = "frames") -> Path | None:
+        text = MINIMAL.replace("[source.det", f'[source]\nkind = "{kind}"\n[source.det', 1) + more
+        return state_directory(load(write(tmp_path, text)))
+
+    monkeypatch.setenv("XDG_STATE_HOME", "/xdg")
+    assert place("") == Path("/xdg/gwstream/gwstream-gwstream")
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/gwstream")
+    assert place('[publish]\nprefix = "a/b"\ninstance = "site"\n') == Path("/var/lib/gwstream/a-b-site")
+    assert place("", "simulated") is None  # strain that can be had again
+    assert place('[service]\nstate = ""\n') is None
+    assert place('[service]\nstate = "here"\n', "simulated") == tmp_path / "here" / "gwstream-gwstream"
+    monkeypatch.delenv("STATE_DIRECTORY")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert place("") == Path("/home/ann/.local/state/gwstream/gwstream-gwstream")
+
+
+def test_the_broker_keeps_messages_as_long_as_we_do(tmp_path: Path) -> None:
+    assert "expiry, 60 s, is shorter than retention, 3600 s" in refused(tmp_path, MINIMAL + "[publish]\nexpiry = 60\n")

@@ -144,7 +144,7 @@ def daemon(folder: Path, broker: int) -> Iterator[tuple[subprocess.Popen[bytes],
     http = free_port()
     lines = [f"[source.detectors.{name}]\ndirectory = {str(path)!r}" for name, path in folders(folder).items()]
     lines += [f"[inference]\nmodel = {str(settings.default_model())!r}", f"[publish]\nport = {broker}"]
-    lines += [f"[metrics]\nport = {http}", "[service]\ndrain = 30.0"]
+    lines += [f"[metrics]\nport = {http}", "[service]\ndrain = 30.0", f"state = {str(folder / 'state')!r}"]
     path = folder / "gwstream.toml"
     path.write_text("\n".join(lines))
     with (folder / "log").open("wb") as log:

@@ -27,7 +27,7 @@ from gwstream.demo.broker import Broker
 from gwstream.demo.child import free_port
 from gwstream.errors import ConfigError, PublishError
 from gwstream.prior import Prior
-from gwstream.publish import Delivered, Publisher, check_broker
+from gwstream.publish import Delivered, Outbox, Publisher, check_broker
 from gwstream.records import NANO, Outgoing
 from gwstream.summary import Summarizer, schema
 
@@ -116,7 +116,7 @@ class Subscriber:
 
 async def test_a_plain_subscriber_gets_valid_messages_with_properties(tmp_path: Path) -> None:
     async with brokers.mosquitto(tmp_path) as broker, Subscriber(broker.port) as subscriber:
-        publisher = Publisher(settings(broker.port, expiry=77))
+        publisher = Publisher(settings(broker.port, expiry=77, retention=77))
         hashes = {"hash": "0" * 64, "conditioning_hash": "1" * 64}
         publisher.tell(engine="torch", model={"name": "bbh-1det", "version": "1", **hashes})
         async with running(publisher):
@@ -305,7 +305,8 @@ async def test_a_full_outbox_drops_the_oldest_and_counts_it() -> None:
 async def test_what_is_not_live_waits_for_room() -> None:
     port = free_port()
     notes = Notes()
-    publisher = Publisher(settings(port, queue=2), tally=notes.tally, observers=[notes], live=False)
+    config = settings(port, queue=2)
+    publisher = Publisher(config, outbox=Outbox(config, tally=notes.tally, live=False), observers=[notes])
     for number in range(2):
         await publisher.put(outgoing(number))
     with pytest.raises(TimeoutError):
@@ -345,6 +346,22 @@ async def test_pauses_between_attempts_grow_to_the_limit_and_are_jittered(monkey
     assert pauses[0] <= 0.1
     assert all(0.5 <= pause <= 1.0 for pause in pauses[5:])
     assert len(set(pauses)) == len(pauses)
+
+
+async def test_a_connection_that_breaks_during_the_farewell_does_not_keep_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def breaks(self: Publisher, password: str | None) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise aiomqtt.MqttError("gone") from None
+
+    monkeypatch.setattr(Publisher, "_connected", breaks)
+    task = asyncio.create_task(Publisher(settings(1)).run())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    done, _ = await asyncio.wait((task,), timeout=3)
+    assert done
+    assert task.cancelled()
 
 
 async def test_an_unreachable_broker_is_said_in_plain_words() -> None:

@@ -28,7 +28,8 @@ def free_port() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What differs between one trial daemon and the next; ``more`` is added to the TOML as it stands."""
+    """What differs between one trial daemon and the next; ``state``: directory that outlives it; none: it
+    leaves nothing behind. ``more`` is added to the TOML as it stands."""
 
     directories: Mapping[str, Path]
     model: Path
@@ -36,6 +37,7 @@ class Settings:
     http_port: int
     source: str = ""
     more: str = ""
+    state: str = ""
 
     def toml(self) -> str:
         """A ``gwstream.toml`` for frames in ``directories`` and a broker and page on loopback."""
@@ -47,7 +49,8 @@ class Settings:
             f'[source]\nkind = "frames"\n{self.source}{detectors}\n'
             f"[inference]\nmodel = {json.dumps(str(self.model))}\n\n"
             f'[publish]\nhost = "127.0.0.1"\nport = {self.broker_port}\n\n'
-            f'[metrics]\nhost = "127.0.0.1"\nport = {self.http_port}\n{self.more}'
+            f'[metrics]\nhost = "127.0.0.1"\nport = {self.http_port}\n\n'
+            f"[service]\nstate = {json.dumps(self.state)}\n{self.more}"
         )
 
 

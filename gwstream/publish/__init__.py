@@ -1,9 +1,9 @@
 """Stage 6: summaries to an MQTT v5 broker, each kept until the broker has acknowledged it.
 
 One connection at a time, a new client for each: `Publisher.run` connects, sends, and when that fails begins again, for
-ever, with pauses that grow to ``backoff`` seconds. Messages wait in an outbox of bounded length. The client identifier
-is fixed by prefix and instance, so that a broker which has not yet noticed a dead connection drops it, and tells its
-last will, before it lets us in again: never after, when it would hide that we are back.
+ever, with pauses that grow to ``backoff`` seconds. Messages wait in an `Outbox`. The client identifier is fixed by
+prefix and instance, so that a broker which has not yet noticed a dead connection drops it, and tells its last will,
+before it lets us in again: never after, when it would hide that we are back.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import json
 import logging
 import random
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import aiomqtt
@@ -25,9 +24,11 @@ from gwstream import __version__, clock
 from gwstream.config import PublishConfig
 from gwstream.publish import connection, message
 from gwstream.publish.connection import check_broker
+from gwstream.publish.outbox import Outbox
+from gwstream.publish.rows import Kept
 from gwstream.records import NANO, Outgoing, Tally, silent
 
-__all__ = ["Delivered", "Observer", "Publisher", "check_broker"]
+__all__ = ["Delivered", "Observer", "Outbox", "Publisher", "check_broker"]
 
 log = logging.getLogger("publish")
 
@@ -64,80 +65,65 @@ class Observer(Protocol):
         """So many messages wait for their acknowledgement."""
 
 
-@dataclass(slots=True)
-class _Kept:
-    """A message until it is acknowledged."""
-
-    outgoing: Outgoing
-    sequence: int
-    attempt: int = 0
-    done: bool = False
-    delivery: dict[str, Any] = field(default_factory=dict)
-
-
 class Publisher:
     """Sends `Outgoing`s to the broker of ``config``.
 
-    ``live``: when the outbox is full, True drops the oldest message and counts it, False makes `put` wait.
-    ``now_ns``: GPS time in ns; ``monotonic_ns``: the clock of `Outgoing.arrived` and its marks.
+    ``outbox``: where they wait; None: in memory, dropping none. ``now_ns``: GPS time in ns; ``monotonic_ns``: the
+    clock of `Outgoing.arrived` and its marks.
     """
 
     def __init__(
         self,
         config: PublishConfig,
         *,
+        outbox: Outbox | None = None,
         tally: Tally = silent,
         observers: Sequence[Observer] = (),
-        live: bool = True,
         now_ns: Callable[[], int] = clock.gps_now_ns,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._config = config
         self._tally = tally
         self._observers = tuple(observers)
-        self._live = live
+        self._outbox = outbox or Outbox(config, tally=tally)
         self._now_ns = now_ns
         self._monotonic_ns = monotonic_ns
-        self._waiting: deque[_Kept] = deque()
-        self._flying: list[_Kept] = []
-        self._sequences: dict[str, int] = {}
-        self._counts = {"posterior": 0, "event": 0, "network": 0, "dropped": 0}
+        self._counts = {"posterior": 0, "event": 0, "network": 0}
         self._facts: dict[str, Any] = {}
         self._status_due = True
+        self._said_trouble = ""
         self._complaint = ("", 0)  # the last one logged, and when
-        self._said: set[str] = set()  # reasons for a loss that the log has
-        self._news = asyncio.Event()  # something to send
-        self._room = asyncio.Event()  # something left the outbox
 
     @property
     def depth(self) -> int:
         """Messages not yet acknowledged."""
-        return len(self._waiting) + len(self._flying)
+        return self._outbox.depth
 
     def tell(self, **facts: object) -> None:
         """Fields of the status message: engine, model, detectors …; it is sent at once if they differ."""
         if any(self._facts.get(name) != fact for name, fact in facts.items()):
             self._facts |= facts
             self._status_due = True
-            self._news.set()
+            self._outbox.news.set()
 
     async def put(self, outgoing: Outgoing) -> None:
-        """Take a message on; its sequence number is fixed now, so that one that is dropped leaves a gap."""
-        while not self._live and self.depth >= self._config.queue:
-            self._room.clear()
-            await self._room.wait()
-        detector = outgoing.summary.detector
-        sequence = self._sequences[detector] = self._sequences.get(detector, -1) + 1
-        self._waiting.append(_Kept(outgoing, sequence))
-        if self.depth > self._config.queue:
-            lost = self._waiting.popleft().outgoing.summary.detector
-            self._drop(lost, "outbox_full", f"{self._config.queue} wait for the broker already")
-        self._news.set()
+        """Take a message on; one whose id is known already is left out."""
+        await self._outbox.put(outgoing)
         self._changed()
+
+    async def stored(self) -> None:
+        """Wait until what was put so far is on disk, or the disk is in trouble."""
+        await self._outbox.written()
 
     async def run(self) -> None:
         """Connect, send, and begin again when that fails; ends only when it is cancelled. Raises `ConfigError`."""
         password = connection.password(self._config)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._outbox.run(), name="publish-outbox")
+            await self._connect(password)
+
+    async def _connect(self, password: str | None) -> None:
+        """One connection after the other."""
         pause = FIRST_PAUSE
         while True:
             began = self._monotonic_ns()
@@ -145,6 +131,8 @@ class Publisher:
                 # in a task of its own: before Python 3.11.4 a failed TaskGroup leaves its task counted as cancelled
                 await asyncio.create_task(self._connected(password), name="publish-connection")
             except aiomqtt.MqttError as problem:
+                if _told_to_stop():  # the connection broke in the middle of our farewell
+                    raise asyncio.CancelledError from None
                 self._lost(f"{self._config.host}:{self._config.port}: {connection.why(problem)}")
             if self._monotonic_ns() - began > 2 * self._config.backoff * NANO:
                 pause = FIRST_PAUSE
@@ -152,16 +140,19 @@ class Publisher:
             pause = min(2 * pause, self._config.backoff)
 
     async def drain(self, timeout: float) -> int:  # noqa: ASYNC109
-        """Wait up to ``timeout`` s until all is acknowledged; returns, and counts, what is not."""
+        """Wait up to ``timeout`` s until all is acknowledged; returns, and counts where it is lost, what is not."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while self.depth:
-                    self._room.clear()
-                    await self._room.wait()
-        for kept in (*self._flying, *self._waiting):
+                    self._outbox.room.clear()
+                    await self._outbox.room.wait()
+        lost = [] if self._outbox.durable else self._outbox.left()
+        for kept in lost:
             self._tally("publish", "undelivered", kept.outgoing.summary.detector)
-        if self.depth:
-            log.warning("%d messages are lost: not acknowledged after %g s of draining", self.depth, timeout)
+        if lost:
+            log.warning("%d messages are lost: not acknowledged after %g s of draining", len(lost), timeout)
+        elif self.depth:
+            log.info("%d messages wait in the outbox for the next start", self.depth)
         return self.depth
 
     def _lost(self, reason: str) -> None:
@@ -205,39 +196,38 @@ class Publisher:
         due = 0
         self._status_due = True
         while True:
-            if self._status_due or self._monotonic_ns() >= due:
-                self._status_due = False
+            trouble = self._outbox.trouble
+            if self._status_due or trouble != self._said_trouble or self._monotonic_ns() >= due:
+                self._status_due, self._said_trouble = False, trouble
                 await self._say(client, "online")
                 due = self._monotonic_ns() + round(STATUS_INTERVAL * NANO)
-            if self._waiting:
+            if self._outbox.first is not None:
                 await self._fly(client)
                 continue
-            self._news.clear()
+            self._outbox.news.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), max(0.0, (due - self._monotonic_ns()) / NANO))
+                await asyncio.wait_for(self._outbox.news.wait(), max(0.0, (due - self._monotonic_ns()) / NANO))
 
     async def _fly(self, client: connection.Client) -> None:
         """Send some messages at once; what is not acknowledged goes back to its place."""
-        number = IN_FLIGHT if self._waiting[0].attempt < 2 else 1  # alone, to find the one that breaks connections
-        while self._waiting and len(self._flying) < number:
-            self._flying.append(self._waiting.popleft())
+        first = self._outbox.first
+        number = IN_FLIGHT if first is None or first.attempt < 2 else 1  # alone, to find the one that breaks it
+        results: list[BaseException | None] = []
         try:
-            results = await asyncio.gather(*(self._send(client, kept) for kept in self._flying), return_exceptions=True)
+            flying = self._outbox.depart(number)
+            results = await asyncio.gather(*(self._send(client, kept) for kept in flying), return_exceptions=True)
         finally:
-            back = [kept for kept in self._flying if not kept.done]
-            self._flying.clear()
-            self._waiting.extendleft(reversed(back))
-            if self._waiting and self._waiting[0].attempt >= ATTEMPTS:
-                lost = self._waiting.popleft().outgoing.summary.detector
-                self._drop(lost, "too_many_attempts", f"{ATTEMPTS} connections broke while it was sent")
-            self._room.set()
+            self._outbox.returned()
+            first = self._outbox.first
+            if first is not None and first.attempt >= ATTEMPTS:
+                self._outbox.drop(first, "too_many_attempts", f"{ATTEMPTS} connections broke while it was sent")
             self._changed()
         for problem in results:
             if isinstance(problem, BaseException):
                 await asyncio.sleep(0.05)  # the watching task says it better, if the connection is lost
                 raise problem
 
-    async def _send(self, client: connection.Client, kept: _Kept) -> None:
+    async def _send(self, client: connection.Client, kept: Kept) -> None:
         """Send one message and wait for its acknowledgement."""
         summary = kept.outgoing.summary
         kept.attempt += 1
@@ -253,10 +243,10 @@ class Publisher:
         )
         topic = message.topic(self._config.prefix, summary)
         await client.publish(topic, message.compose(summary, kept.delivery), qos=1, properties=properties)
-        kept.done = True
         if client.refused:  # of several on the wire at once it may have been another: the number is right
-            self._drop(summary.detector, "refused", REFUSED.format(client.refused.pop()))
+            self._outbox.drop(kept, "refused", REFUSED.format(client.refused.pop()))
             return
+        self._outbox.acknowledged(kept)
         self._counts[summary.kind] += 1
         latency = kept.delivery["latency"]["total"] + (self._monotonic_ns() - now) / NANO
         for observer in self._observers:
@@ -268,8 +258,10 @@ class Publisher:
             "instance": self._config.instance,
             "version": __version__,
             "sent_gps": self._now_ns() / NANO,
-            "counts": dict(self._counts),
+            "counts": self._counts | {"dropped": self._outbox.dropped},
             "outbox": self.depth,
+            "durable": self._outbox.durable,
+            **({"trouble": self._outbox.trouble} if self._outbox.trouble else {}),
             **self._facts,
             **more,
         }
@@ -277,18 +269,16 @@ class Publisher:
         topic = connection.status_topic(self._config)
         await client.publish(topic, message.status(state, facts), qos=1, retain=True, properties=properties)
         if client.refused:
-            self._drop("", "refused", REFUSED.format(client.refused.pop()))
-
-    def _drop(self, detector: str, reason: str, text: str) -> None:
-        """Count a message that is lost; the log has the first for each reason."""
-        self._counts["dropped"] += 1
-        self._tally("publish", reason, detector)
-        log.log(logging.DEBUG if reason in self._said else logging.WARNING, "dropped a message: %s", text)
-        self._said.add(reason)
+            self._outbox.lost("", "refused", REFUSED.format(client.refused.pop()))
 
     def _changed(self) -> None:
         for observer in self._observers:
             observer.outbox(self.depth)
+
+
+def _told_to_stop() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _watch(client: aiomqtt.Client) -> None:

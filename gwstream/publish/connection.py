@@ -49,7 +49,7 @@ def client(config: PublishConfig, password: str | None) -> Client:
         config.port,
         username=config.username,
         password=password,
-        identifier=f"{config.prefix}-{config.instance}".replace("/", "-"),
+        identifier=config.identity,
         protocol=aiomqtt.ProtocolVersion.V5,
         will=will,
         timeout=config.timeout,

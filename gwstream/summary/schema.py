@@ -61,6 +61,8 @@ def _status() -> Schema:
         sent_gps=says(NUMBER, "GPS s at sending, by the clock of the daemon's host"),
         reason=says(TEXT, "why it is offline"),
         outbox=says(COUNT, "messages that wait for the broker"),
+        durable=says({"type": "boolean"}, "whether they outlive the daemon"),
+        trouble=says(TEXT, "why they do not, though they should"),
         counts=says(opened(record(), COUNT), "messages acknowledged by kind, and dropped"),
         model=_model(),
         engine=TEXT,

@@ -1,0 +1,129 @@
+"""A message that waits: as it is kept in memory, and as the values of a row on disk."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gwstream.records import Outgoing, Summary
+
+KNOWN = 100_000  # newest ids that are remembered
+WAITING, ACKNOWLEDGED, GIVEN_UP = range(3)
+COLUMNS = "n, at, state, kind, id, detector, sequence, gps_ns, sha256, event, journey, delivery, part"
+
+
+@dataclass(slots=True)
+class Kept:
+    """A message until it is settled. ``n``: order of all; ``at``: steady ns at which it was taken on; ``stored``: as
+    it stands in the store. One from before a restart has an attempt behind it, for it may have been sent."""
+
+    outgoing: Outgoing
+    n: int
+    at: int
+    sequence: int
+    stored: bool = False
+    attempt: int = 0
+    done: bool = False
+    delivery: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A message as it is stored. ``n``: order of all; ``at``: steady ns at which it was taken on; ``state``: one of
+    `WAITING`, `ACKNOWLEDGED`, `GIVEN_UP`; ``delivery``: that part of the message as it was acknowledged."""
+
+    n: int
+    at: int
+    outgoing: Outgoing
+    sequence: int
+    state: int = WAITING
+    delivery: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A row no longer waits: its new state, and the delivery part with which it was acknowledged."""
+
+    n: int
+    state: int
+    delivery: str | None = None
+
+
+def event_state(event: Mapping[str, object] | None) -> str:
+    """What the ``event`` part of a network event says of it: standing or withdrawn; of others nothing."""
+    return str(event.get("state", "")) if event else ""
+
+
+class Known:
+    """The newest `KNOWN` messages by kind and id, with digest and state, so that none is taken on twice."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()
+
+    def before(self, found: Mapping[tuple[str, str], tuple[str, str]]) -> None:
+        """Those of before this process, oldest first."""
+        self._found = OrderedDict(found) | self._found
+
+    def add(self, summary: Summary) -> str | None:
+        """None for a new message, which is known from now on; else the digest of the one that is known by its id.
+
+        A network event is new again where it was withdrawn since it stood.
+        """
+        key, state = (summary.kind, summary.id), event_state(summary.event)
+        digest, before = self._found.get(key, ("", None))
+        if before == state:
+            return digest
+        self._found[key] = summary.sha256, state
+        if len(self._found) > KNOWN:
+            self._found.popitem(last=False)
+        return None
+
+
+def size(row: Row) -> int:
+    """Bytes it takes on disk, about."""
+    return len(row.outgoing.summary.posterior) + 1024
+
+
+def packed(row: Row, offset: int) -> tuple[object, ...]:
+    """The values of `COLUMNS`; ``offset`` turns monotonic into steady ns."""
+    one, summary = row.outgoing, row.outgoing.summary
+    journey = {
+        "arrived": one.arrived and one.arrived + offset,
+        "marks": [(step, at + offset) for step, at in one.marks],
+        "data_end_ns": one.data_end_ns,
+        "first_event": one.first_event and one.first_event + offset,
+        "calibration": one.calibration,
+    }
+    event = None if summary.event is None else json.dumps(summary.event)
+    return (
+        *(row.n, row.at, row.state, summary.kind, summary.id, summary.detector, row.sequence, summary.gps_ns),
+        *(summary.sha256, event, json.dumps(journey), row.delivery, summary.posterior),
+    )
+
+
+def unpacked(values: tuple[object, ...], offset: int) -> Row:
+    """The row of `COLUMNS`; ``offset``: steady less monotonic ns of this process."""
+    n, at, state, kind, name, detector, sequence, gps_ns, sha256, event, journey, delivery, part = values
+    told = json.loads(str(journey))
+    summary = Summary(
+        kind=kind,  # type: ignore[arg-type]  # as it was packed, like all that follow
+        detector=str(detector),
+        id=str(name),
+        gps_ns=gps_ns,  # type: ignore[arg-type]
+        posterior=bytes(part),  # type: ignore[call-overload]
+        sha256=str(sha256),
+        event=None if event is None else json.loads(str(event)),
+    )
+    outgoing = Outgoing(
+        summary=summary,
+        arrived=told["arrived"] and told["arrived"] - offset,
+        marks=tuple((step, mark - offset) for step, mark in told["marks"]),
+        data_end_ns=told["data_end_ns"],
+        first_event=told["first_event"] and told["first_event"] - offset,
+        calibration=told["calibration"],
+    )
+    row = Row(n=n, at=at, outgoing=outgoing, sequence=sequence)  # type: ignore[arg-type]
+    return replace(row, state=state, delivery=delivery)  # type: ignore[arg-type]

@@ -1,0 +1,227 @@
+"""The outbox on disk: one SQLite file in WAL mode. Synchronous; `gwstream.publish.outbox` calls it in one thread.
+
+A message is a row from the moment it is taken on until the archive's bounds remove it: waiting, acknowledged or given
+up. Each `write` is one transaction, on the platter when it returns. Times are *steady* ns: the machine's monotonic
+clock and an offset that is kept while the machine runs, so they count on over a restart of the daemon and do not jump
+with the wall clock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gwstream.errors import ConfigError
+from gwstream.publish.rows import COLUMNS, KNOWN, Row, Settled, event_state, packed, size, unpacked
+
+log = logging.getLogger("publish")
+
+FORMAT = 1
+PRUNED_AT_ONCE = 256  # rows that one transaction may remove
+BUSY = 5.0  # s to wait for somebody who reads the file
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+NAME = "outbox.sqlite"
+
+_TABLES = """
+CREATE TABLE message(
+  n INTEGER PRIMARY KEY, at INTEGER NOT NULL, state INTEGER NOT NULL, size INTEGER NOT NULL,
+  kind TEXT NOT NULL, id TEXT NOT NULL, detector TEXT NOT NULL, sequence INTEGER NOT NULL, gps_ns INTEGER NOT NULL,
+  sha256 TEXT NOT NULL, event TEXT, journey TEXT NOT NULL, delivery TEXT, part BLOB NOT NULL);
+CREATE INDEX waiting ON message(n) WHERE state = 0;
+CREATE INDEX told ON message(gps_ns);
+CREATE TABLE sequence(detector TEXT PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE fact(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of the archive: ``age`` in steady ns, ``size`` in bytes. What waits is bounded by the outbox instead."""
+
+    age: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a store held: rows that wait, in order; by detector the last sequence number; the last ``n``;
+    ``known``: by (kind, id) the digest and the event's state, oldest first; ``offset``: steady less monotonic ns."""
+
+    waiting: tuple[Row, ...] = ()
+    sequences: dict[str, int]
+    last: int = 0
+    known: dict[tuple[str, str], tuple[str, str]]
+    offset: int
+    set_aside: bool = False
+
+
+class Store:
+    """The file ``directory/outbox.sqlite``, for this process alone to write.
+
+    ``offset``: steady less monotonic ns, unless (and not ``keep``) the file knows one of this boot. Raises
+    `ConfigError` where another daemon writes it, OSError and `sqlite3.Error` where the disk does not let us.
+    """
+
+    def __init__(self, directory: Path, limits: Limits, offset: int, *, keep: bool = False) -> None:
+        self._limits = limits
+        self._total = 0  # bytes, about
+        self._file = directory / NAME
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _hold(self._lock, directory)
+            try:
+                self.found = self._open(offset, keep)
+            except (sqlite3.DatabaseError, ValueError, LookupError) as problem:
+                if isinstance(problem, sqlite3.OperationalError):  # the disk's fault, not the file's
+                    raise
+                self._set_aside(problem)
+                self.found = replace(self._open(offset, keep), set_aside=True)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _open(self, offset: int, keep: bool) -> Found:
+        self._db = _connect(self._file)
+        try:
+            return self._load(offset, keep)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the file, whatever state the disk is in."""
+        with suppress(sqlite3.Error):
+            self._db.close()
+        os.close(self._lock)
+
+    def write(self, new: Sequence[Row], settled: Sequence[Settled], now: int) -> None:
+        """Add rows (known ones stay as they are), settle others, and keep the bounds at steady time ``now``."""
+        with self._transaction():
+            for row in new:
+                added = self._db.execute(
+                    f"INSERT OR IGNORE INTO message({COLUMNS}, size) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+                    (*packed(row, self.found.offset), size(row)),
+                )
+                if added.rowcount:
+                    self._total += size(row)
+                    self._db.execute(
+                        "INSERT INTO sequence VALUES (?,?) ON CONFLICT DO UPDATE SET last = max(last, excluded.last)",
+                        (row.outgoing.summary.detector, row.sequence),
+                    )
+            self._db.executemany(
+                "UPDATE message SET state = ?, delivery = ? WHERE n = ?",
+                [(one.state, one.delivery, one.n) for one in settled],
+            )
+            self._prune(now)
+
+    def _prune(self, now: int) -> None:
+        oldest = self._db.execute(
+            "SELECT n, at, size FROM message WHERE state <> 0 ORDER BY n LIMIT ?", (PRUNED_AT_ONCE,)
+        )
+        gone = []
+        for n, at, length in oldest:
+            if self._total <= self._limits.size and now - at <= self._limits.age:
+                break
+            gone.append((n,))
+            self._total -= length
+        self._db.executemany("DELETE FROM message WHERE n = ?", gone)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        before = self._total
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._total = before
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _load(self, offset: int, keep: bool) -> Found:
+        facts = dict(self._db.execute("SELECT name, value FROM fact"))
+        boot = BOOT.read_text().strip() if BOOT.exists() else ""
+        if boot and facts.get("boot") == boot and not keep:
+            offset = int(facts["offset"])
+        (last,) = self._db.execute("SELECT coalesce(max(n), 0) FROM message").fetchone()
+        self._total = self._db.execute("SELECT coalesce(sum(size), 0) FROM message").fetchone()[0]
+        self._db.executemany(
+            "INSERT INTO fact VALUES (?,?) ON CONFLICT DO UPDATE SET value = excluded.value",
+            [("boot", boot), ("offset", str(offset))],
+        )
+        newest_first = "SELECT kind, id, sha256, event FROM message ORDER BY n DESC LIMIT ?"
+        known: dict[tuple[str, str], tuple[str, str]] = {}
+        for kind, name, digest, event in self._db.execute(newest_first, (KNOWN,)):
+            known.setdefault((kind, name), (digest, event_state(event and json.loads(event))))
+        waiting = f"SELECT {COLUMNS} FROM message WHERE state = 0 ORDER BY n"
+        return Found(
+            waiting=tuple(unpacked(values, offset) for values in self._db.execute(waiting)),
+            sequences=dict(self._db.execute("SELECT detector, last FROM sequence")),
+            last=last,
+            known=dict(reversed(known.items())),
+            offset=offset,
+        )
+
+    def _set_aside(self, problem: Exception) -> None:
+        """Rename a damaged or foreign file: what it holds is not lost, but we go on without it."""
+        kept = self._file.with_suffix(".damaged")  # one only: the disk stays bounded
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{kept}{suffix}").unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                Path(f"{self._file}{suffix}").rename(f"{kept}{suffix}")
+        log.error("%s cannot be used (%s): set aside as %s; the outbox begins anew", self._file, problem, kept.name)
+
+
+def read(directory: Path, begin_ns: int, end_ns: int) -> Iterator[Row]:
+    """Stored rows, waiting ones included, whose coalescence lies in [begin, end) GPS ns, in the order they were made.
+
+    A daemon may write meanwhile. Raises `ConfigError` where there is nothing to read.
+    """
+    file = directory / NAME
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such file: no daemon of these settings has stored a message there")
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY)) as db:
+            query = f"SELECT {COLUMNS} FROM message WHERE gps_ns >= ? AND gps_ns < ? ORDER BY n"
+            for values in db.execute(query, (begin_ns, end_ns)):
+                yield unpacked(values, 0)
+    except sqlite3.Error as problem:
+        raise ConfigError(f"{file}: cannot be read: {problem}") from problem
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    """Open the file, made if missing. Raises ValueError for one of another version, `sqlite3.Error`."""
+    db = sqlite3.connect(file, isolation_level=None, timeout=BUSY, check_same_thread=False)
+    try:
+        if str(db.execute("PRAGMA journal_mode = WAL").fetchone()[0]) != "wal":
+            raise sqlite3.OperationalError("this file system cannot hold a write-ahead log")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA journal_size_limit = 16777216")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
+        elif version != FORMAT:
+            raise ValueError(f"it is of version {version}, this gwstream reads {FORMAT}")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _hold(lock: int, directory: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(
+            f"{directory}: another daemon keeps its state there: give this one a publish.instance of its own, or "
+            "another service.state"
+        ) from None
