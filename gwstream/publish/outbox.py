@@ -38,11 +38,11 @@ TROUBLE = (sqlite3.Error, OSError)
 
 
 class Outbox:
-    """The `depth` messages in order, at most ``config.queue`` and none older than ``config.retention`` s: the oldest go first.
+    """Messages in order, at most ``config.queue`` and none older than ``config.retention`` s: the oldest go first.
 
-    ``directory``: of the store, held while the context lasts; None: memory alone. ``live``: when it is full, True drops
-    the oldest message and counts it, False makes `put` wait. Entering raises `ConfigError` where another daemon has
-    the directory.
+    ``depth``: so many are not acknowledged. ``directory``: of the store, held while the context lasts; None: memory alone.
+    ``live``: when it is full, True drops the oldest message and counts it, False makes `put` wait. Entering raises
+    `ConfigError` where another daemon has the directory.
     """
 
     def __init__(
@@ -192,7 +192,6 @@ class Outbox:
         self._said.add(reason)
 
     def left(self) -> list[Kept]:
-        """All that is not settled, in order."""
         return [*self._flying, *self._waiting, *self._held]
 
     async def written(self) -> None:
