@@ -40,7 +40,7 @@ TROUBLE = (sqlite3.Error, OSError)
 class Outbox:
     """Messages in order, at most ``config.queue`` and none older than ``config.retention`` s: the oldest go first.
 
-    ``depth``: so many are not acknowledged. ``directory``: of the store, held while the context lasts; None: memory alone.
+    ``depth``: so many are not settled. ``directory``: of the store, held while the context lasts; None: memory alone.
     ``live``: when it is full, True drops the oldest message and counts it, False makes `put` wait. Entering raises
     `ConfigError` where another daemon has the directory.
     """
