@@ -9,7 +9,7 @@ DEMO ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint format bench bench-hour bench-network bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
-  bench-thresholds bench-reference bench-alarms bench-sampler train validate compare clean system-packages
+  bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants train validate compare clean system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ bench-calibration: $(VENV)/.test ## how soon live calibration finds a fault (a q
 
 bench-network: $(VENV)/.test ## which signals two detectors find together, and what chance makes (5 minutes)
 	$(BIN)/python benchmarks/network.py
+
+bench-mutants: $(VENV)/.test ## 120 000 damaged frames through the reader: none crashes it or passes for strain
+	$(BIN)/python benchmarks/mutants.py
 
 bench-averages: $(VENV)/.test ## what a short PSD history costs, Gaussian and Student-t (a quarter of an hour)
 	$(BIN)/python benchmarks/averages.py

@@ -117,6 +117,17 @@ def test_file_without_checksum_is_checked_by_its_structures() -> None:
             gwf.check(bytes(mutant), accept_unchecked=True)
 
 
+def test_without_checksum_no_structure_and_no_contents_may_be_lost() -> None:
+    """The parser takes seconds, or hangs, over such damage."""
+    body = without_checksum(content(0, rate=256))
+    for at, byte in ((48, 0), (len(body) - gwf.TRAILER.size + 19, body[len(body) - gwf.TRAILER.size + 19] ^ 1)):
+        assert body[at] != byte
+        mutant = bytearray(body)
+        mutant[at] = byte
+        with pytest.raises(gwf.FrameError, match=r"only some|no table"):
+            gwf.check(bytes(mutant), accept_unchecked=True)
+
+
 def test_complaints_of_the_parser_become_one_error() -> None:
     body = bytearray(content(0, rate=256))
     body[30] ^= 255  # the header's check of its own number formats

@@ -78,8 +78,10 @@ def check(content: bytes, *, accept_unchecked: bool = False) -> int:
 
 
 def _check_structures(content: bytes) -> None:
-    """Without a checksum of the file: its structures must fill it exactly, and each hold its own checksum, if any."""
+    """Without a checksum of the file: its structures must fill it exactly, and each hold its own checksum, if any
+    has one. A table of contents must be where the end record says: elsewhere the parser takes anything for lengths."""
     at = HEADER
+    starts, kinds = set(), set()
     while at < len(content):
         length, kind = STRUCTURE.unpack_from(content, at)
         end = at + length
@@ -91,7 +93,15 @@ def _check_structures(content: bytes) -> None:
                 raise FrameError("corrupt", f"the checksum of the structure at byte {at} does not hold")
         elif kind != 0:
             raise FrameError("corrupt", f"unknown checksum type {kind} at byte {at}")
+        starts.add(at)
+        if end < len(content):
+            kinds.add(kind)
         at = end
+    if len(kinds) > 1:
+        raise FrameError("corrupt", "only some of its structures carry a checksum")
+    contents = TRAILER.unpack_from(content, len(content) - TRAILER.size)[5]
+    if contents and len(content) - contents not in starts:
+        raise FrameError("corrupt", "no table of contents where the end record says")
 
 
 def posix_checksum(body: bytes | memoryview) -> int:
