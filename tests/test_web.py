@@ -364,7 +364,7 @@ async def test_the_page_in_a_real_browser(tmp_path: Path) -> None:
 
 
 async def _phone(page: Any) -> None:
-    """Turned to a phone's width, the page fits: at the moment of the turn, when charts are as wide as they were, too."""
+    """Turned to a phone's width, the page fits: at the moment of the turn too, when charts are as wide as they were."""
     await page.run("window.turns = []")
     await page.run("onresize = () => { turns.push([innerWidth, document.documentElement.scrollWidth]); }")
     await page.size(390, 800)
