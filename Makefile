@@ -8,7 +8,7 @@ MODEL ?= models/bbh-1det
 DEMO ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench bench-hour bench-network bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
+.PHONY: help demo test test-slow lint format docs bench bench-hour bench-network bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
   bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants train validate compare clean system-packages
 
 help: ## list the targets
@@ -55,6 +55,9 @@ system-packages:
 	  PATH="$$PATH:/usr/sbin" command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; done; \
 	if [ -n "$$missing" ]; then \
 	  echo "Tests that need these system packages are skipped. To have them: sudo apt-get install$$missing"; fi
+
+docs: $(VENV)/.test ## docs/metrics.md and docs/messages.md from the code
+	$(BIN)/python tools/make_reference.py
 
 bench: $(VENV)/.test ## latency from a frame's rename to an event (6 minutes)
 	$(BIN)/python benchmarks/latency.py

@@ -42,7 +42,7 @@ def run(config: Config, *, print_messages: bool = False) -> int:
 
 async def _serve(config: Config, model: Model, print_messages: bool) -> None:
     """Open the source, reach the broker, and hand over what the pipeline joins."""
-    metrics = Metrics(CollectorRegistry(), tuple(config.source.detectors))
+    metrics = Metrics(CollectorRegistry(), tuple(config.source.detectors), queue=config.publish.queue)
     prior = model.spec.prior.served(config.inference.distance_prior)
     async with open_source(config.source, metrics.tally, prior, model.spec.rate) as source:
         inference = Inference(model, config.inference)
@@ -64,7 +64,10 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
             if print_messages:
                 publisher = Printer(closed=life.stop.set)
             else:
-                outbox = Outbox(config.publish, state_directory(config), tally=metrics.tally, live=source.live)
+                directory = state_directory(config)
+                outbox = Outbox(config.publish, directory, tally=metrics.tally, live=source.live)
+                if directory is not None:
+                    metrics.storage(directory, lambda: outbox.durable)
                 await stack.enter_async_context(outbox)
                 await _reach(config.publish, known=outbox.used)
                 publisher = Publisher(config.publish, outbox=outbox, tally=metrics.tally, observers=(metrics, feed))

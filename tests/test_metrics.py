@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import fakes
 import pytest
@@ -13,6 +15,7 @@ from test_publish import outgoing
 
 from gwstream import clock
 from gwstream.metrics import REASONS, STAGES, Metrics
+from gwstream.metrics.exposition import free_ratio
 from gwstream.publish import Delivered, message
 from gwstream.records import NANO, Batch, Gap, Strain
 
@@ -43,6 +46,7 @@ def busy(detectors: tuple[str, ...] = ("H1", "L1")) -> Metrics:
     metrics.connection(True, "")
     metrics.connection(False, "gone")
     metrics.outbox(7)
+    metrics.storage(Path("/"), lambda: True)
     for bucket in (1, 4, 16, 64):
         window = fakes.window(0, detectors[0])
         metrics.gated(Batch((window,), bucket), (fakes.trigger(window),))
@@ -90,12 +94,24 @@ def test_values_are_those_that_were_told() -> None:
     assert value(metrics, "gwstream_network_events_total", quality="suspect") == 0
     assert value(metrics, "gwstream_published_total", detector="network", kind="network") == 2
     assert value(metrics, "gwstream_queue_depth", stage="publish") == 7
+    assert value(metrics, "gwstream_outbox_used_ratio") == pytest.approx(7 / 10_000)
+    assert value(metrics, "gwstream_outbox_durable") == 1
     assert value(metrics, "gwstream_broker_connected") == 0
     assert value(metrics, "gwstream_broker_connections_total") == 1
     assert value(metrics, "gwstream_stage_seconds_count", stage="publish") == 1 + 4 + 2
     assert value(metrics, "gwstream_latency_seconds_sum", detector="H1") == pytest.approx(0.182)
     assert value(metrics, "gwstream_since_coalescence_seconds", detector="H1") == pytest.approx(1.0)
     assert value(metrics, "gwstream_posteriors_total", detector="H1", quality="good") == 1
+
+
+def test_the_disk_is_asked_where_the_state_is_to_be(tmp_path: Path) -> None:
+    metrics, state = Metrics(CollectorRegistry()), [True]
+    metrics.storage(tmp_path / "not" / "yet", lambda: state[0])
+    usage = shutil.disk_usage(tmp_path)
+    assert value(metrics, "gwstream_state_free_ratio") == pytest.approx(usage.free / usage.total, abs=0.1)
+    state[0] = False
+    assert value(metrics, "gwstream_outbox_durable") == 0
+    assert math.isnan(free_ratio(tmp_path / ("x" * 300)))
 
 
 def test_known_signals_have_their_own_figures_and_count_as_no_posteriors() -> None:

@@ -11,33 +11,31 @@ from gwstream.records import Tally
 LOG = logging.getLogger("source")
 REPEAT = 60.0  # s between two log lines of one reason and detector
 
-REASONS = frozenset(
-    {
-        "missing",  # a frame did not come within the patience: its time became a gap
-        "late",  # a frame came after its time had become a gap
-        "duplicate",  # a frame came whose time had been read already
-        "overlap",  # a frame covers time that had been read: only the rest is used
-        "vetoed",  # the state vector lacks a bit of the mask
-        "unknown_dq",  # no state vector, and none was waived
-        "truncated",  # a file ends too early
-        "corrupt",  # a file is damaged
-        "unsupported",  # GWF of another version
-        "unchecked",  # a file without checksum
-        "flagged",  # the frame marks its own samples invalid
-        "no_channel",  # the strain channel is not in the file
-        "wrong_rate",  # no whole multiple of the model's, or another than the stream's
-        "wrong_length",  # samples, rate and the duration in the name do not agree
-        "wrong_time",  # the start in the file is not the one in the name
-        "not_finite",  # NaN or infinity in the strain
-        "bad_name",  # a .gwf file not named as frames are
-        "future",  # dated more than a day after this machine's clock
-        "vanished",  # unlinked before it could be read
-        "unreadable",  # permissions, I/O errors, or too large
-        "slow",  # the parser did not come back within its time limit
-        "overflow",  # too many frames waiting: the oldest were given up
-        "notify_lost",  # the kernel dropped notifications, or the directory went away: it is scanned again
-    }
-)
+REASONS = {
+    "missing": "a frame did not come within the patience: its time became a gap",
+    "late": "a frame came after its time had become a gap",
+    "duplicate": "a frame came whose time had been read already",
+    "overlap": "a frame covers time that had been read: only the rest is used",
+    "vetoed": "the state vector lacks a bit of the mask",
+    "unknown_dq": "no state vector, and none was waived",
+    "truncated": "a file ends too early",
+    "corrupt": "a file is damaged",
+    "unsupported": "GWF of another version",
+    "unchecked": "a file without checksum",
+    "flagged": "the frame marks its own samples invalid",
+    "no_channel": "the strain channel is not in the file",
+    "wrong_rate": "no whole multiple of the model's, or another than the stream's",
+    "wrong_length": "samples, rate and the duration in the name do not agree",
+    "wrong_time": "the start in the file is not the one in the name",
+    "not_finite": "NaN or infinity in the strain",
+    "bad_name": "a .gwf file not named as frames are",
+    "future": "dated more than a day after this machine's clock",
+    "vanished": "unlinked before it could be read",
+    "unreadable": "permissions, I/O errors, or too large",
+    "slow": "the parser did not come back within its time limit",
+    "overflow": "too many frames waiting: the oldest were given up",
+    "notify_lost": "the kernel dropped notifications, or the directory went away: it is scanned again",
+}
 
 
 class Report:

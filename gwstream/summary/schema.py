@@ -87,7 +87,7 @@ def _delivery() -> Schema:
     latency = record("s spent in each stage and in the queue before it; they add up to the total.", total=NUMBER)
     part = record(
         "Of this message on its way, not of the posterior.",
-        sequence=says(COUNT, "counts the messages of this detector since the daemon started"),
+        sequence=says(COUNT, "counts the messages of this detector, over restarts; one left out is a message lost"),
         attempt=says({"type": "integer", "minimum": 1}, "above 1: may have been delivered before"),
         latency=opened(latency, NUMBER),
         since_last_sample=says(NUMBER, "s from the end of the window's last sample to sending"),

@@ -7,21 +7,22 @@ more than an increment. The registry is passed in, so that two daemons in one pr
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 from gwstream import __version__, clock
 from gwstream.calibration import Report
+from gwstream.config import PublishConfig
+from gwstream.metrics.exposition import Plain, free_ratio
 from gwstream.publish import Delivered
 from gwstream.records import NANO, Batch, Gap, Outgoing, Strain, Trigger, Whitener, Window, gps_ns
 
 STAGES = ("source", "conditioning", "batching", "inference", "summary", "publish")
 STATES = ("waiting", "ready", "full")
-STAGE_BUCKETS = (1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
+STAGE_BUCKETS = (1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
 LATENCY_BUCKETS = (1e-4, 1e-3, 5e-3, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
 REASONS = 64
 """Pairs of stage and reason with a counter of their own, a detector; any more are counted together as ``other``."""
@@ -30,7 +31,7 @@ REASONS = 64
 class Metrics:
     """Counters, gauges and histograms of one daemon in ``registry``; every method is cheap and none ever blocks.
 
-    ``now_ns``: GPS time in ns, for the age of the data at the time of a scrape.
+    ``now_ns``: GPS time in ns, for the age of the data at the time of a scrape. ``queue``: messages the outbox keeps.
     """
 
     def __init__(
@@ -38,8 +39,11 @@ class Metrics:
         registry: CollectorRegistry,
         detectors: tuple[str, ...] = (),
         now_ns: Callable[[], int] = clock.gps_now_ns,
+        *,
+        queue: int = PublishConfig().queue,
     ) -> None:
         self.registry = registry
+        self._queue_limit = queue
         self._now_ns = now_ns
         self._children: dict[tuple[object, ...], Any] = {}
         self._reasons: dict[str, set[tuple[str, str]]] = {}
@@ -83,6 +87,7 @@ class Metrics:
             registry=r,
         )
         self._queue = Gauge("gwstream_queue_depth", "Records waiting before a stage.", ["stage"], registry=r)
+        self._outbox = Gauge("gwstream_outbox_used_ratio", "Used part of publish.queue.", registry=r)
         self._batches = Counter("gwstream_batches_total", "Batches by bucket.", ["bucket"], registry=r)
 
     def _detectors(self) -> None:
@@ -174,6 +179,14 @@ class Metrics:
     def model(self, name: str, version: str, digest: str, engine: str) -> None:
         """What is served; ``digest``: of the weights, of which twelve digits are shown."""
         self._model.labels(name, version, digest[:12], engine).set(1)
+
+    def storage(self, directory: Path, durable: Callable[[], bool]) -> None:
+        """Where the outbox is, and whether it is written just now; asked at each scrape."""
+        r = self.registry
+        written = Gauge("gwstream_outbox_durable", "1 while messages that wait are on disk.", registry=r)
+        written.set_function(durable)
+        free = Gauge("gwstream_state_free_ratio", "Free part of the state directory's file system.", registry=r)
+        free.set_function(lambda: free_ratio(directory))
 
     def stage(self, stage: str, seconds: float) -> None:
         """One record, batch or posterior took ``seconds`` in a stage and the queue before it."""
@@ -275,20 +288,8 @@ class Metrics:
     def outbox(self, depth: int) -> None:
         """Messages kept until the broker acknowledges them (`gwstream.publish.Observer`)."""
         self.queue("publish", depth)
+        self._outbox.set(depth / self._queue_limit)
 
     def exposition(self) -> bytes:
         """The text of ``/metrics``. Takes milliseconds: call it in a thread."""
-        return generate_latest(_Plain(self.registry))
-
-
-class _Plain(CollectorRegistry):
-    """A registry without the ``_created`` series, which would double the counters."""
-
-    def __init__(self, inner: Collector) -> None:
-        super().__init__()
-        self._inner = inner
-
-    def collect(self) -> Iterator[Metric]:
-        for metric in self._inner.collect():
-            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
-            yield metric
+        return generate_latest(Plain(self.registry))

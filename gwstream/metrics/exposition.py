@@ -1,0 +1,33 @@
+"""What the metrics need of their library and of the disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+
+def free_ratio(directory: Path) -> float:
+    """Free part of the file system that holds, or is to hold, ``directory``; NaN where it does not answer."""
+    with suppress(OSError):
+        found = os.statvfs(next(place for place in (directory, *directory.parents) if place.exists()))
+        return found.f_bavail / found.f_blocks if found.f_blocks else float("nan")
+    return float("nan")
+
+
+class Plain(CollectorRegistry):
+    """A registry without the ``_created`` series, which would double the counters."""
+
+    def __init__(self, inner: Collector) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._inner.collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric

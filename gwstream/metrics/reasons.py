@@ -1,0 +1,38 @@
+"""What each reason of ``gwstream_dropped_total`` means, stage by stage, for the reference and for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gwstream.source.report import REASONS as SOURCE
+
+MEANINGS: Mapping[str, Mapping[str, str]] = {
+    "source": SOURCE,
+    "inference": {
+        "overload": "more windows than can be judged, or more behind the gate than can become posteriors",
+        "stopped": "the daemon was told to stop before they were judged",
+    },
+    "summary": {"late_coincidence": "a network event came later than summary.network.wait; it was told all the same"},
+    "publish": {
+        "outbox_full": "publish.queue messages waited for the broker: the oldest was given up",
+        "outbox_age": "the broker has not taken a message for publish.retention",
+        "too_many_attempts": "a message during which one connection after the other broke",
+        "refused": "the broker refuses it: the user may not write there, or a quota is used up",
+        "undelivered": "not acknowledged when the daemon ended, and not on disk",
+        "not_durable": "sent without being on disk first: the disk did not let us",
+        "repeated": "its id was stored before, as after a restart: left out",
+        "other_bytes": "its id was stored before with other content: the stored one stands",
+        "set_aside": "the outbox's file was damaged; it was renamed and begun anew",
+    },
+    "calibration": {
+        "no pause": "a known signal that found no pause in the live strain",
+        "trigger": "a known signal whose window lies near a trigger",
+        "made strain wait": "strain came while a known signal was judged",
+    },
+    "web": {
+        "too_many_pages": "a live page was turned away",
+        "slow_page": "a live page that did not keep up was cut off",
+    },
+    "other": {"other": "reasons beyond the 64 a detector that have a counter of their own"},
+}
+"""By stage and reason; records, seconds or messages are counted as the reason says."""
