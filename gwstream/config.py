@@ -23,6 +23,9 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
 
+KINDS = {"frames", "replay", "simulated"}  # as the descriptions of what belongs to some of them begin
+
+
 class Detector(Section):
     """Where one detector's strain comes from. ``state_channel`` empty: no state vector, data quality unknown."""
 
@@ -59,7 +62,17 @@ class SourceConfig(Section):
                 raise ValueError(f"detectors.{name}.directory is missing, and source.kind is 'frames'")
             if self.kind == "replay" and not detector.files:
                 raise ValueError(f"detectors.{name}.files is empty, and source.kind is 'replay'")
+            self._refuse_foreign(f"detectors.{name}.", detector)
+        self._refuse_foreign("", self)
         return self
+
+    def _refuse_foreign(self, place: str, section: Section) -> None:
+        """Whatever was set for another kind of source: it would do nothing, and somebody meant something by it."""
+        for name in sorted(section.model_fields_set):
+            field = type(section).model_fields[name]
+            kinds = (field.description or "").partition(":")[0].split(", ")
+            if set(kinds) <= KINDS and self.kind not in kinds and getattr(section, name) != field.default:
+                raise ValueError(f"{place}{name} is for kind {' or '.join(kinds)}, and source.kind is '{self.kind}'")
 
 
 class BatchingConfig(Section):

@@ -103,6 +103,18 @@ def test_relative_paths_start_from_the_file(tmp_path: Path) -> None:
         (MINIMAL + '[publish]\nprefix = "a/#"\n', ["publish.prefix"]),
         ("[source.detectors.H1]\n", ["detectors.H1.directory is missing"]),
         ('[source]\nkind = "replay"\n[source.detectors.L1]\n', ["detectors.L1.files is empty"]),
+        (
+            '[source]\nrate = 8192\n[source.detectors.L1]\ndirectory = "x"\n',
+            ["rate is for kind simulated, and source.kind is 'frames'"],
+        ),
+        (
+            '[source]\nkind = "simulated"\n[source.detectors.L1]\nfiles = ["x.gwf"]\n',
+            ["detectors.L1.files is for kind replay, and source.kind is 'simulated'"],
+        ),
+        (
+            '[source]\nspeed = 2\n[source.detectors.L1]\ndirectory = "x"\n',
+            ["speed is for kind replay or simulated"],
+        ),
         ("[source]\ndetectors = {}\n", ["source.detectors"]),
         ("", ["source"]),
         ("[source\n", ["not valid TOML", "line 1"]),
@@ -144,7 +156,8 @@ def test_the_shipped_model_is_the_default_and_in_the_wheel(tmp_path: Path) -> No
 
 def test_state_has_a_place_unless_it_is_not_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def place(more: str, kind: str = "frames") -> Path | None:
-        text = MINIMAL.replace("[source.det", f'[source]\nkind = "{kind}"\n[source.det', 1) + more
+        text = MINIMAL if kind == "frames" else f'[source]\nkind = "{kind}"\n[source.detectors.H1]\n'
+        text += more
         return state_directory(load(write(tmp_path, text)))
 
     monkeypatch.setenv("XDG_STATE_HOME", "/xdg")
