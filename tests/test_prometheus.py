@@ -32,6 +32,7 @@ async def query(session: aiohttp.ClientSession, url: str, expression: str) -> li
 async def test_prometheus_scrapes_the_daemon(tmp_path: Path) -> None:
     async with site(new_feed()) as daemon:
         settings = SHIPPED.read_text(encoding="utf-8").replace("127.0.0.1:9480", daemon.removeprefix("http://"))
+        shutil.copy(SHIPPED.with_name("rules.yml"), tmp_path)
         (tmp_path / "prometheus.yml").write_text(settings.replace("5s", "1s"), encoding="utf-8")
         port = free_port()
         process = await asyncio.create_subprocess_exec(
