@@ -100,6 +100,7 @@ def test_values_are_those_that_were_told() -> None:
     assert value(metrics, "gwstream_broker_connections_total") == 1
     assert value(metrics, "gwstream_stage_seconds_count", stage="publish") == 1 + 4 + 2
     assert value(metrics, "gwstream_latency_seconds_sum", detector="H1") == pytest.approx(0.182)
+    assert value(metrics, "gwstream_first_event_seconds_count", detector="H1") == 1
     assert value(metrics, "gwstream_since_coalescence_seconds", detector="H1") == pytest.approx(1.0)
     assert value(metrics, "gwstream_posteriors_total", detector="H1", quality="good") == 1
 
@@ -112,6 +113,17 @@ def test_the_disk_is_asked_where_the_state_is_to_be(tmp_path: Path) -> None:
     state[0] = False
     assert value(metrics, "gwstream_outbox_durable") == 0
     assert math.isnan(free_ratio(tmp_path / ("x" * 300)))
+
+
+def test_only_the_first_message_of_an_event_counts_for_the_objective() -> None:
+    metrics, out = Metrics(CollectorRegistry(), ("H1",)), outgoing(0, "H1", "event")
+    assert out.summary.event is not None
+    update = replace(out, summary=replace(out.summary, event={**out.summary.event, "supersedes": [out.summary.id]}))
+    for one, latency in ((out, 0.07), (update, 0.9), (outgoing(0, "H1", "posterior"), 0.9)):
+        part = message.delivery(one, sequence=0, attempt=1, monotonic_ns=one.arrived, gps_ns=NOW)
+        metrics.delivered(Delivered(outgoing=one, delivery=part, latency=latency))
+    assert value(metrics, "gwstream_first_event_seconds_count", detector="H1") == 1
+    assert value(metrics, "gwstream_first_event_seconds_sum", detector="H1") == pytest.approx(0.07)
 
 
 def test_known_signals_have_their_own_figures_and_count_as_no_posteriors() -> None:

@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,16 +55,17 @@ class Settings:
 
 
 @asynccontextmanager
-async def daemon(config: Path, log: Path, http_port: int) -> AsyncIterator[Process]:
+async def daemon(
+    config: Path, log: Path, http_port: int, program: Sequence[str] = (sys.executable, "-m", "gwstream")
+) -> AsyncIterator[Process]:
     """The running daemon, ready to take frames; its output goes to ``log``. It is stopped at the end, if it still runs.
 
-    Raises `GwstreamError` with the end of the log if it does not come up.
+    ``program``: what to start in place of ``gwstream``. Raises `GwstreamError` with the end of the log if it does not
+    come up.
     """
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "gwstream",
+            *program,
             "run",
             str(config),
             stdin=asyncio.subprocess.DEVNULL,

@@ -16,14 +16,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from gwstream import __version__, clock
 from gwstream.calibration import Report
 from gwstream.config import PublishConfig
-from gwstream.metrics.exposition import Plain, free_ratio
+from gwstream.metrics.calibration import KnownSignals
+from gwstream.metrics.exposition import EVENT_BUCKETS, LATENCY_BUCKETS, STAGE_BUCKETS, Plain, free_ratio
 from gwstream.publish import Delivered
 from gwstream.records import NANO, Batch, Gap, Outgoing, Strain, Trigger, Whitener, Window, gps_ns
 
 STAGES = ("source", "conditioning", "batching", "inference", "summary", "publish")
 STATES = ("waiting", "ready", "full")
-STAGE_BUCKETS = (1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
-LATENCY_BUCKETS = (1e-4, 1e-3, 5e-3, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
 REASONS = 64
 """Pairs of stage and reason with a counter of their own, a detector; any more are counted together as ``other``."""
 
@@ -51,7 +50,7 @@ class Metrics:
         self._process()
         self._flow()
         self._detectors()
-        self._calibration()
+        self._known_signals = KnownSignals(registry)
         for stage in STAGES:
             self._stage.labels(stage)
         for quality in ("good", "suspect", "withdrawn"):
@@ -99,6 +98,13 @@ class Metrics:
             buckets=LATENCY_BUCKETS,
             registry=r,
         )
+        self._first_event = Histogram(
+            "gwstream_first_event_seconds",
+            "The same, of the first message of each event.",
+            one,
+            buckets=EVENT_BUCKETS,
+            registry=r,
+        )
         self._since = Gauge(
             "gwstream_since_coalescence_seconds",
             "From the median coalescence to sending, of the last message.",
@@ -132,22 +138,6 @@ class Metrics:
             registry=r,
         )
 
-    def _calibration(self) -> None:
-        def gauge(name: str, about: str, *more: str) -> Gauge:
-            return Gauge(f"gwstream_calibration_{name}", about, ["detector", *more], registry=self.registry)
-
-        self._injections = Counter(
-            "gwstream_calibration_injections_total", "Known signals judged.", ["detector"], registry=self.registry
-        )
-        self._coverage = gauge("coverage", "Fraction of intervals that held the truth, of late.", "interval")
-        self._coverage_error = gauge("coverage_error", "Standard error of the coverage.", "interval")
-        self._rank_p = gauge("rank_p", "Kolmogorov-Smirnov p-value of the ranks of known signals.", "parameter")
-        self._ess = gauge("ess_fraction", "Median effective fraction of the draws.")
-        self._snr_ratio = gauge("snr_ratio", "Median of recovered over optimal SNR, from 8 on.")
-        self._found = gauge("found_fraction", "Fraction behind the gate, of optimal SNR from 8 on.")
-        self._alarm = gauge("alarm", "1 while the ranks of known signals are not uniform.")
-        self._evidence = gauge("evidence", "ln of the statistic of the alarm over its threshold.")
-
     def _child(self, metric: Any, *labels: str) -> Any:
         """The child of a labelled metric, looked up once."""
         key = (metric, *labels)
@@ -165,6 +155,7 @@ class Metrics:
         for kind in ("posterior", "event"):
             self._child(self._published, detector, kind)
         self._child(self._latency, detector)
+        self._child(self._first_event, detector)
         self._whitener(detector, None, 0.0)
 
     def tally(self, stage: str, reason: str, detector: str, count: int = 1) -> None:
@@ -236,21 +227,7 @@ class Metrics:
 
     def calibrated(self, report: Report) -> None:
         """A known signal was judged; these are no posteriors, and count as none."""
-        name = report.detector
-        self._child(self._injections, name).inc()
-        for width, value, error in (
-            ("50", report.coverage_50, report.coverage_50_error),
-            ("90", report.coverage_90, report.coverage_90_error),
-        ):
-            self._child(self._coverage, name, width).set(value)
-            self._child(self._coverage_error, name, width).set(error)
-        for parameter, p in report.p.items():
-            self._child(self._rank_p, name, parameter).set(p)
-        self._child(self._ess, name).set(report.ess)
-        self._child(self._snr_ratio, name).set(report.snr_ratio)
-        self._child(self._found, name).set(report.found)
-        self._child(self._alarm, name).set(report.alarm)
-        self._child(self._evidence, name).set(report.evidence)
+        self._known_signals.told(report)
 
     def _whitener(self, detector: str, whitener: Whitener | None, age: float | None = None) -> None:
         """State of the PSD; ``age``: s from its end to the last window, None: no news."""
@@ -278,6 +255,8 @@ class Metrics:
         if summary.kind != "network":  # it goes with the event of a member, and is as late as that
             self._child(self._latency, summary.detector).observe(delivered.latency)
             self._child(self._since, summary.detector).set(delivered.delivery["since_coalescence"])
+        if summary.kind == "event" and summary.event is not None and not summary.event["supersedes"]:
+            self._child(self._first_event, summary.detector).observe(delivered.latency)
         self.stage("publish", delivered.delivery["latency"]["publish"])
 
     def connection(self, up: bool, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What the metrics need of their library and of the disk."""
+"""What the metrics are made of: buckets, the exposition, and a look at the disk."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+STAGE_BUCKETS = (1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
+LATENCY_BUCKETS = (1e-4, 1e-3, 5e-3, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
+EVENT_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
 def free_ratio(directory: Path) -> float:
