@@ -5,7 +5,8 @@
     ├── ModelError       a model folder is missing, broken, or does not match its conditioning (exit 65)
     ├── SourceError      strain cannot be had: directory, file or channel (exit 66)
     ├── EngineError      the network could not be run (exit 70)
-    └── PublishError     the broker refuses us for good (exit 69)
+    ├── PublishError     the broker refuses us for good (exit 69)
+    └── SubscribeError   the broker cannot be reached by a subscriber, or does not let it read (exit 69)
 
 Foreign errors are translated where they enter, with ``from``. The exit codes are those of ``sysexits.h``, so that
 systemd's ``RestartPreventExitStatus=`` can tell a wrong setting from a bad day.
@@ -46,5 +47,11 @@ class EngineError(GwstreamError):
 
 class PublishError(GwstreamError):
     """The broker refuses us for good."""
+
+    exit_code = 69
+
+
+class SubscribeError(GwstreamError):
+    """A subscriber cannot reach the broker, or may not read there."""
 
     exit_code = 69

@@ -1,0 +1,217 @@
+"""Subscribe to what gwstream publishes, in Python.
+
+    async for event in events("broker.example.org", good=True):
+        print(event.detector, event.gps, event.chirp_mass)
+
+`posteriors`, `events` and `network_events` connect when they are first asked, come back by themselves when the
+connection is lost, leave out what came before (QoS 1 may deliver twice), and say when messages are missing.
+`blocking` makes an ordinary iterator of any of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+import uuid
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from threading import Thread
+from typing import TypedDict, TypeVar, Unpack
+
+import aiomqtt
+from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from gwstream.client.messages import Event, Interval, Message, NetworkEvent, NotOurs, Posterior, parse
+from gwstream.client.track import Gap, Track
+from gwstream.errors import SubscribeError
+
+__all__ = [
+    "Broker",
+    "Event",
+    "Filters",
+    "Gap",
+    "Interval",
+    "Message",
+    "NetworkEvent",
+    "Posterior",
+    "blocking",
+    "events",
+    "network_events",
+    "posteriors",
+]
+
+log = logging.getLogger("client")
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
+FIRST_PAUSE = 0.1  # s before the second attempt to connect
+LONGEST_PAUSE = 5.0
+WAITING = 10_000  # messages kept for a reader that is slow; more are lost, and noticed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broker:
+    """Where to subscribe. ``tls``: a context, as from `ssl.create_default_context`; None: plain TCP.
+
+    The broker keeps messages for ``keep`` s while the connection is away. With an ``identifier`` of its own, which no
+    two programs may share, it does so while the program is away too.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 1883
+    prefix: str = "gwstream"
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | None = None
+    identifier: str = ""
+    keep: int = 3600
+
+
+def _warn(gap: Gap) -> None:
+    log.warning("%s", gap)
+
+
+class Filters(TypedDict, total=False):
+    """What to leave out. ``detectors``: only these. ``good``: only what is not suspect. ``snr``, ``log_bayes``: only
+    from there on. ``on_gap``: called with what did not come; left out: the log has it."""
+
+    detectors: Collection[str]
+    good: bool
+    snr: float
+    log_bayes: float
+    on_gap: Callable[[Gap], None]
+
+
+def posteriors(broker: Broker | str = "127.0.0.1", **filters: Unpack[Filters]) -> AsyncGenerator[Posterior, None]:
+    """Posteriors of windows behind the gate, as they come; ``broker`` may be a host's name.
+
+    Raises `SubscribeError` where the first connection fails, or the broker does not let us read.
+    """
+    return _stream(broker, Posterior, filters)
+
+
+def events(broker: Broker | str = "127.0.0.1", **filters: Unpack[Filters]) -> AsyncGenerator[Event, None]:
+    """Events and their updates: the best posterior of each signal. Otherwise as `posteriors`."""
+    return _stream(broker, Event, filters)
+
+
+def network_events(
+    broker: Broker | str = "127.0.0.1", **filters: Unpack[Filters]
+) -> AsyncGenerator[NetworkEvent, None]:
+    """Events of several detectors, with updates and withdrawals; ``detectors``: all of these are members.
+
+    Otherwise as `posteriors`.
+    """
+    return _stream(broker, NetworkEvent, filters)
+
+
+def blocking(stream: AsyncGenerator[T, None]) -> Iterator[T]:
+    """What ``stream`` gives, for programs without an event loop: it runs in a thread, while you do other things too."""
+    loop = asyncio.new_event_loop()
+    thread = Thread(target=loop.run_forever, name="gwstream-client", daemon=True)
+    thread.start()
+    try:
+        with suppress(StopAsyncIteration):
+            while True:
+                yield asyncio.run_coroutine_threadsafe(anext(stream), loop).result()
+    finally:
+        asyncio.run_coroutine_threadsafe(_end(stream), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _end(stream: AsyncGenerator[T, None]) -> None:
+    """Close it, and whatever a request that was broken off has left."""
+    mine = asyncio.current_task()
+    left = [task for task in asyncio.all_tasks() if task is not mine]
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    await stream.aclose()
+
+
+async def _stream(broker: Broker | str, kind: type[M], filters: Filters) -> AsyncGenerator[M, None]:
+    """Messages of exactly ``kind``, over as many connections as it takes."""
+    where = Broker(host=broker) if isinstance(broker, str) else broker
+    name = where.identifier or f"gwstream-client-{uuid.uuid4().hex[:12]}"
+    track, pause, once = Track(), FIRST_PAUSE, False
+    while True:
+        try:
+            async with _client(where, name, clean=not (once or where.identifier)) as client:
+                await _subscribe(client, where, kind, filters)
+                once, pause = True, FIRST_PAUSE
+                log.info("subscribed at %s:%d", where.host, where.port)
+                async for raw in client.messages:
+                    message = _new(raw, track, filters.get("on_gap", _warn))
+                    if type(message) is kind and _wanted(message, filters):
+                        yield message
+        except aiomqtt.MqttError as problem:
+            text = f"{where.host}:{where.port}: {problem}"
+            if not once:
+                raise SubscribeError(f"cannot subscribe at {text}") from problem
+            log.warning("%s; connecting again", text)
+        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # subscribers must not all come back at once
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _client(broker: Broker, name: str, *, clean: bool) -> aiomqtt.Client:
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.SessionExpiryInterval = broker.keep
+    return aiomqtt.Client(
+        broker.host,
+        broker.port,
+        username=broker.username,
+        password=broker.password,
+        tls_context=broker.tls,
+        identifier=name,
+        protocol=aiomqtt.ProtocolVersion.V5,
+        clean_start=MQTT_CLEAN_START_FIRST_ONLY if clean else False,
+        properties=properties,
+        timeout=5.0,
+        keepalive=10,
+        max_queued_incoming_messages=WAITING,
+    )
+
+
+async def _subscribe(client: aiomqtt.Client, broker: Broker, kind: type[Message], filters: Filters) -> None:
+    """To both kinds of a detector, for they share its sequence numbers. Raises `SubscribeError`."""
+    if kind is NetworkEvent:
+        topics = [f"{broker.prefix}/network/event"]
+    else:
+        levels = sorted(filters.get("detectors", ())) or ["+"]
+        topics = [f"{broker.prefix}/{level}/{what}" for level in levels for what in ("posterior", "event")]
+    codes = await client.subscribe([(topic, 1) for topic in topics])
+    for topic, code in zip(topics, codes, strict=True):
+        if isinstance(code, ReasonCode) and code.is_failure:
+            raise SubscribeError(f"the broker at {broker.host}:{broker.port} does not let us read {topic}: {code}")
+
+
+def _new(raw: aiomqtt.Message, track: Track, on_gap: Callable[[Gap], None]) -> Message | None:
+    """The message, unless it is none of ours or has come before; what is missing before it is told."""
+    try:
+        message = parse(raw.payload if isinstance(raw.payload, bytes) else b"")
+    except NotOurs as problem:
+        log.warning("%s: left out: %s", raw.topic, problem)
+        return None
+    new, gap = track.new(message)
+    if gap is not None:
+        on_gap(gap)
+    return message if new else None
+
+
+def _wanted(message: Message, filters: Filters) -> bool:
+    """What is not a number passes no limit."""
+    if isinstance(message, NetworkEvent) and not set(filters.get("detectors", ())) <= set(message.members):
+        return False
+    return (
+        (message.good or not filters.get("good", False))
+        and ("snr" not in filters or message.snr >= filters["snr"])
+        and ("log_bayes" not in filters or message.log_bayes >= filters["log_bayes"])
+    )

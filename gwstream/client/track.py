@@ -1,0 +1,56 @@
+"""Which messages are new, and which never came: pure, fed with one message after the other."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from gwstream.client.messages import Message, NetworkEvent
+
+REMEMBERED = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Messages of a detector that did not come: the sequence numbers ``first`` to ``last``."""
+
+    detector: str
+    first: int
+    last: int
+
+    @property
+    def lost(self) -> int:
+        """How many they are."""
+        return self.last - self.first + 1
+
+    def __str__(self) -> str:
+        return f"{self.detector}: {self.lost} messages did not come, numbers {self.first} to {self.last}"
+
+
+class Track:
+    """Remembers the last `REMEMBERED` messages by kind and id, and the last number of each detector.
+
+    A broker keeps the order of a daemon's messages, so a number that is left out is lost at once. A smaller number on
+    an unknown id is a daemon that has lost its state directory and counts anew.
+    """
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[tuple[type[Message], str, bool], None] = OrderedDict()
+        self._last: dict[str, int] = {}
+
+    def new(self, message: Message) -> tuple[bool, Gap | None]:
+        """Whether the message has not come before, and what is missing before it."""
+        withdrawn = isinstance(message, NetworkEvent) and message.withdrawn
+        key = (type(message), message.id, withdrawn)
+        if key in self._seen:
+            return False, None
+        if isinstance(message, NetworkEvent):  # it may stand again after it was withdrawn
+            self._seen.pop((type(message), message.id, not withdrawn), None)
+        self._seen[key] = None
+        if len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+        last = self._last.get(message.detector)
+        self._last[message.detector] = message.sequence
+        if last is None or message.sequence <= last + 1:
+            return True, None
+        return True, Gap(message.detector, last + 1, message.sequence - 1)
