@@ -45,7 +45,7 @@ def test_command_help_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_help_lists_every_exit_status() -> None:
     listed = {int(code) for code in re.findall(r"^ {2}(\d+) ", base.EXIT_CODES, re.MULTILINE)}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, GwstreamError)]
-    assert len(kinds) == 6
+    assert len(kinds) == 7
     assert listed == {0, 1, 2, 130} | {kind.exit_code for kind in kinds}
 
 
