@@ -369,7 +369,7 @@ async def _phone(page: Any) -> None:
     await page.run("onresize = () => { turns.push([innerWidth, document.documentElement.scrollWidth]); }")
     await page.size(390, 800)
     await page.until("turns.length")
-    assert await page.run("turns") == [[390, 390]]
+    assert all(turn == [390, 390] for turn in await page.run("turns"))  # one, or more on a busy machine
     parts = "document.querySelectorAll('body *:not(.skip, thead, thead *)')"
     beyond = f"[...{parts}].filter(part => part.getBoundingClientRect().right > 390).map(part => part.outerHTML)"
     await page.until(f"{beyond}.length === 0")  # charts are drawn anew with the next frame
