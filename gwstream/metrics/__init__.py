@@ -100,7 +100,7 @@ class Metrics:
         )
         self._first_event = Histogram(
             "gwstream_first_event_seconds",
-            "The same, of the first message of each event.",
+            "From the frame that completed a window to the acknowledgement of the first message of its event.",
             one,
             buckets=EVENT_BUCKETS,
             registry=r,
