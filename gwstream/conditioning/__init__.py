@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from gwstream.conditioning import whitening
 from gwstream.conditioning.psd import RunningPsd
 from gwstream.conditioning.resample import Decimator
+from gwstream.conditioning.state import Quality, State
 from gwstream.errors import SourceError
 from gwstream.model import ConditioningSpec, ModelSpec
 from gwstream.records import Gap, Strain, Whitener, Window
+
+__all__ = ["Conditioner", "State"]
 
 
 class Conditioner:
@@ -35,13 +38,49 @@ class Conditioner:
         self._whiteners: deque[tuple[Whitener, NDArray[np.float32]]] = deque(
             maxlen=2 + (self._spec.window + self._spec.taps) // self._spec.update
         )
-        self._quality: deque[tuple[int, int, int | None, bool]] = deque()  # start, end, dq, simulated
+        self._quality: deque[Quality] = deque()  # start, end, dq, simulated
         self._last_gap: int | None = None
 
     @property
     def whitener(self) -> Whitener | None:
         """The newest filter, None before ``ready`` seconds of clean strain."""
         return self._whiteners[-1][0] if self._whiteners else None
+
+    def state(self) -> State | None:
+        """All it knows, for `restored`; None before the first strain."""
+        decimator = self._decimator
+        if decimator is None:
+            return None
+        kept, kept_start = decimator.kept
+        return State(
+            input_rate=decimator.rate,
+            expected=self._expected,
+            kept=kept,
+            kept_start=kept_start,
+            segments=self._psd.segments,
+            stream=self._stream,
+            start=self._start,
+            next_window=self._next_window,
+            next_update=self._next_update,
+            whiteners=tuple(self._whiteners),
+            quality=tuple(self._quality),
+            last_gap=self._last_gap,
+        )
+
+    @classmethod
+    def restored(cls, spec: ModelSpec, detector: str, state: State) -> Conditioner:
+        """One that goes on where ``state`` was taken, to the last bit."""
+        new = cls(spec, detector)
+        new._decimator = Decimator(new._spec, state.input_rate)
+        new._decimator.kept = state.kept, state.kept_start
+        new._psd.segments = state.segments
+        new._expected = state.expected
+        new._stream, new._start = state.stream, state.start
+        new._next_window, new._next_update = state.next_window, state.next_update
+        new._whiteners.extend(state.whiteners)
+        new._quality.extend(state.quality)
+        new._last_gap = state.last_gap
+        return new
 
     def push(self, record: Strain | Gap) -> list[Window]:
         """Take the next record; returns the windows it completes, oldest first.

@@ -43,6 +43,16 @@ class RunningPsd:
         self._span = round(spec.full * spec.rate)
         self._segments: deque[tuple[int, Floats]] = deque(maxlen=self._span // spec.update + 1)
 
+    @property
+    def segments(self) -> tuple[tuple[int, Floats], ...]:
+        """Start and periodogram of each segment, oldest first."""
+        return tuple(self._segments)
+
+    @segments.setter
+    def segments(self, past: tuple[tuple[int, Floats], ...]) -> None:
+        self._segments.clear()
+        self._segments.extend(past)
+
     def add(self, start: int, samples: Floats) -> None:
         """Take one clean segment, (spec.taps,), from count ``start`` on; silence and absurdities are left out."""
         power = np.abs(np.fft.rfft(samples * self.window)) ** 2 * self._norm

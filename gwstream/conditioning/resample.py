@@ -52,6 +52,15 @@ class Decimator:
         """Input samples needed on each side of an output sample."""
         return len(self._taps) // 2
 
+    @property
+    def kept(self) -> tuple[Floats, int]:
+        """The strain that outputs to come need, and the count of its first sample."""
+        return self._kept, self._start
+
+    @kept.setter
+    def kept(self, past: tuple[Floats, int]) -> None:
+        self._kept, self._start = past
+
     def reset(self) -> None:
         """Forget the past: the next strain stands alone."""
         self._kept = np.empty(0)

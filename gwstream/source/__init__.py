@@ -7,7 +7,7 @@ and delays nobody.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from gwstream.config import SourceConfig
 from gwstream.prior import Prior
@@ -35,6 +35,15 @@ class Source(Protocol):
 
         Records last one second at most (gaps may be longer) and end on whole GPS seconds where they can.
         """
+        ...
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A source that can go on where another process stopped reading it."""
+
+    def resume(self, detector: str, second: int, rate: int) -> None:
+        """Begin with GPS second ``second`` of a stream of ``rate`` Hz; to be called before it is streamed."""
         ...
 
 

@@ -84,6 +84,10 @@ class Frames:
     async def __aexit__(self, *raised: object) -> None:
         await self._stack.__aexit__(*raised)  # type: ignore[arg-type]
 
+    def resume(self, detector: str, second: int, rate: int) -> None:
+        """Begin with GPS second ``second``, and take strain of ``rate`` Hz to have come before it."""
+        self._feeds[detector].resume(second, rate)
+
     def stream(self, detector: str) -> AsyncIterator[Strain | Gap]:
         """The contiguous records of one detector; ends when the source is closed."""
         return self._feeds[detector].records()
@@ -122,6 +126,7 @@ class Feed:
         self._read: OrderedDict[Path, Print] = OrderedDict()
         self._rate: int | None = None
         self._strangers = 0  # frames in succession of another rate
+        self._resumed: int | None = None  # GPS second before which another process has read
 
     def open(self) -> None:
         self.watcher.open()
@@ -131,6 +136,10 @@ class Feed:
         self._changed.set()
         self.watcher.close()
         self._worker.close()
+
+    def resume(self, second: int, rate: int) -> None:
+        self._resumed, self._rate = second, rate
+        self._sequence.begin(second)
 
     async def records(self) -> AsyncIterator[Strain | Gap]:
         while not self._closed:
@@ -169,6 +178,8 @@ class Feed:
         if name.start > clock.gps_now_ns() // NANO + DAY:
             self._count("future", f"{path.name} is dated more than a day after this machine's clock: check both")
             return
+        if self._resumed is not None and name.end <= self._resumed:
+            return
         if path in self._read and self._read[path] == _print(path):
             return
         self._sequence.offer(File(name.start, name.end, path, arrived))
@@ -193,7 +204,7 @@ class Feed:
         begin = self._sequence.position
         if begin is None or begin < file.start:
             raise RuntimeError(f"{file.path} was read out of turn")
-        if begin > file.start:
+        if begin > file.start and begin != self._resumed:
             self._count("overlap", f"{file.path.name}: its first {begin - file.start} s were read before")
         self._sequence.settle(file.end, lost=False)
         found = [record for record in quality.records(stretch) if record.start >= begin * stretch.rate]

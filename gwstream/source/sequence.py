@@ -59,6 +59,12 @@ class Sequence:
         self.position: int | None = None
         """GPS second of the next sample wanted; None before the first file."""
 
+    def begin(self, second: int) -> None:
+        """Go on from this GPS second, as if all before it had been read; what waits of that is forgotten."""
+        self.position = self._origin = second
+        self._waiting = {path: file for path, file in self._waiting.items() if file.end > second}
+        self._order = sorted(self._waiting.values())
+
     def __contains__(self, path: Path) -> bool:
         return path in self._waiting
 

@@ -6,7 +6,9 @@ Nothing here waits or knows a clock: network events follow from the detectors' e
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from gwstream.config import SummaryConfig
 from gwstream.prior import Prior
@@ -42,6 +44,16 @@ class Summarizer:
         self._events = Events(config.cluster, config.shadow)
         self._masses = ChirpMasses(prior)
         self._network = Coincidences(config.network.sigmas, light_travel()) if config.network.enabled else None
+
+    def state(self) -> dict[str, Any]:
+        """The events so far, as plain values."""
+        return {"events": self._events.state(), "network": self._network.state() if self._network else None}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with the events of ``state``. Raises ValueError or LookupError where it is none."""
+        self._events.restore(state["events"])
+        if self._network and state["network"]:
+            self._network.restore(state["network"])
 
     def add(self, posterior: Posterior) -> tuple[Summary, ...]:
         """The summary of the posterior; then, if it is new or now better told, that of its event; then what that

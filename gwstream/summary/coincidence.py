@@ -17,9 +17,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from itertools import combinations
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from gwstream.records import NANO
 from gwstream.summary.chirp_mass import Likelihood
@@ -137,6 +140,18 @@ class Coincidences:
     travel: Callable[[str, str], float]
     members: dict[str, dict[str, Member]] = field(default_factory=dict)
     told: dict[str, _Told] = field(default_factory=dict)
+
+    def state(self) -> dict[str, Any]:
+        """Events by detector, and the network events that stand, as plain values."""
+        members = {name: [asdict(one) for one in known.values()] for name, known in self.members.items()}
+        return {"members": members, "told": [asdict(old) for old in self.told.values()]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with these. Raises ValueError or LookupError where ``state`` is none."""
+        known = TypeAdapter(dict[str, list[Member]]).validate_python(state["members"])
+        self.members = {name: {member.event: member for member in members} for name, members in known.items()}
+        told = TypeAdapter(list[_Told]).validate_python(state["told"])
+        self.told = {old.network.id: old for old in told}
 
     def add(self, new: Member) -> list[Change]:
         """Take a detector's event, new or better told; what that changes, withdrawals first."""

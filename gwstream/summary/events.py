@@ -10,7 +10,11 @@ order.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from gwstream.prior import Prior
 from gwstream.records import NANO, Posterior
@@ -68,6 +72,15 @@ class Events:
     reach: float
     shadow: float
     detectors: OrderedDict[str, deque[Event]] = field(default_factory=OrderedDict)
+
+    def state(self) -> dict[str, Any]:
+        """The events by detector, as plain values."""
+        return {name: [asdict(event) for event in known] for name, known in self.detectors.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with these. Raises ValueError where ``state`` is none."""
+        known = TypeAdapter(dict[str, list[Event]]).validate_python(state)
+        self.detectors = OrderedDict((name, deque(events, maxlen=KEPT)) for name, events in known.items())
 
     def add(self, detector: str, gps_ns: int, new: Rank) -> Event | None:
         """Take the posterior of rank ``new`` that coalesces at ``gps_ns``; the event if it is to be told (again)."""
