@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 
 from prometheus_client import CollectorRegistry
 
-from gwstream import __version__, logs, pipeline, service
+from gwstream import __version__, clock, logs, pipeline, service
 from gwstream.calibration import Calibration
-from gwstream.conditioning import Conditioner
+from gwstream.conditioning import Conditioner, State
 from gwstream.config import Config, PublishConfig
 from gwstream.console import Printer
 from gwstream.errors import PublishError
 from gwstream.inference import Inference, Model, load_model
 from gwstream.metrics import Metrics
 from gwstream.pipeline.parts import Parts, PublisherLike
+from gwstream.pipeline.progress import Progress
 from gwstream.publish import Outbox, Publisher, check_broker
-from gwstream.records import Tally
+from gwstream.records import NANO, Tally
 from gwstream.settings import state_directory, strain
-from gwstream.source import open_source
+from gwstream.source import Resumable, Source, open_source
+from gwstream.summary import Summarizer
 from gwstream.web import Feed, Watch
 
 log = logging.getLogger("service")
@@ -60,7 +63,9 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
 
         async def joined(life: service.Life, stack: AsyncExitStack) -> None:
             publisher: PublisherLike
+            progress: Progress | None = None
             watch = Watch(feed, live=source.live)
+            fresh = partial(Summarizer, config.summary, inference.prior)
             if print_messages:
                 publisher = Printer(closed=life.stop.set)
             else:
@@ -72,11 +77,19 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
                 await _reach(config.publish, known=outbox.used)
                 publisher = Publisher(config.publish, outbox=outbox, tally=metrics.tally, observers=(metrics, feed))
                 publisher.tell(**facts)
+                if directory is not None and isinstance(source, Resumable):
+                    identity = _identity(config, inference)
+                    progress = Progress(directory, identity, settled=partial(_settled, outbox), tally=metrics.tally)
                 watch = Watch(feed, live=source.live, detectors=source.detectors, tell=publisher.tell)
+            states, summarizer = progress.load(fresh) if progress else ({}, fresh())
+            for detector, state in states.items():
+                _resume(source, detector, state)
             parts = Parts(
                 config=config,
                 source=source,
-                conditioner=partial(Conditioner, model.spec),
+                conditioner=partial(_conditioner, model, states),
+                summarizer=summarizer,
+                progress=progress,
                 inference=inference,
                 prior=inference.prior,
                 publisher=publisher,
@@ -88,6 +101,31 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
             await pipeline.run(parts, life.stop)
 
         await service.serve(work, service=config.service, http=config.metrics, metrics=metrics, feed=feed)
+
+
+def _identity(config: Config, inference: Inference) -> dict[str, object]:
+    """What a saved state hangs on."""
+    strains = {name: strain(config, name) for name in sorted(config.source.detectors)}
+    return {"version": __version__, "model": inference.model.hash, "settings": inference.tag, "strain": strains}
+
+
+async def _settled(outbox: Outbox) -> bool:
+    """Wait until all that was published is on disk; False: it is not, for the disk is in trouble."""
+    await outbox.written()
+    return outbox.durable
+
+
+def _conditioner(model: Model, states: Mapping[str, State], detector: str) -> Conditioner:
+    state = states.get(detector)
+    return Conditioner(model.spec, detector) if state is None else Conditioner.restored(model.spec, detector, state)
+
+
+def _resume(source: Source, detector: str, state: State) -> None:
+    """Let the source go on where ``state`` ends. What is not there any more it reports itself, as missing."""
+    assert isinstance(source, Resumable)
+    source.resume(detector, state.second, state.input_rate)
+    behind = clock.gps_now_ns() / NANO - state.second
+    log.info("%s: going on at GPS %d, %.0f s ago, without a new warm-up", detector, state.second, behind)
 
 
 async def _reach(config: PublishConfig, *, known: bool) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
@@ -33,7 +34,7 @@ def save(path: Path, tree: Tree) -> None:
     text = json.dumps(_planted(tree, arrays))
     body = save_tensors({_TREE: np.frombuffer(text.encode(), np.uint8), **arrays})
     partial = path.with_name(f".{path.name}.tmp")
-    with partial.open("wb") as file:
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(hashlib.sha256(body).digest() + body)
         file.flush()
         os.fsync(file.fileno())
@@ -46,8 +47,11 @@ def load(path: Path) -> dict[str, Any]:
     body = content[32:]
     if hashlib.sha256(body).digest() != content[:32]:
         raise SnapshotError("it is damaged, or no state of gwstream")
-    arrays = load_tensors(body)
-    tree: dict[str, Any] = _harvested(json.loads(arrays[_TREE].tobytes()), arrays)
+    try:
+        arrays = load_tensors(body)
+        tree: dict[str, Any] = _harvested(json.loads(arrays[_TREE].tobytes()), arrays)
+    except (SafetensorError, LookupError, ValueError) as problem:
+        raise SnapshotError(f"it is no state of gwstream: {problem}") from problem
     return tree
 
 

@@ -129,9 +129,9 @@ def folders(root: Path) -> dict[str, Path]:
     return {name: root / name for name in DETECTORS}
 
 
-def play(root: Path, pause: float) -> None:
+def play(root: Path, pause: float, seconds_of: slice = slice(None)) -> None:
     """Write the recording as frames, both detectors a second at a time."""
-    scores = {name: list(split(recording.read(name))) for name in DETECTORS}
+    scores = {name: list(split(recording.read(name)))[seconds_of] for name in DETECTORS}
     for seconds in zip(*scores.values(), strict=True):
         for name, (gps, samples) in zip(scores, seconds, strict=True):
             write_frame(folders(root)[name], name, gps, samples, 4096)
@@ -139,11 +139,11 @@ def play(root: Path, pause: float) -> None:
 
 
 @contextmanager
-def daemon(folder: Path, broker: int) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """``gwstream run`` on frames in ``folder``, and its HTTP port."""
+def daemon(folder: Path, broker: int, more: str = "") -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """``gwstream run`` on frames in ``folder``, and its HTTP port. ``more``: settings of [inference]."""
     http = free_port()
     lines = [f"[source.detectors.{name}]\ndirectory = {str(path)!r}" for name, path in folders(folder).items()]
-    lines += [f"[inference]\nmodel = {str(settings.default_model())!r}", f"[publish]\nport = {broker}"]
+    lines += [f"[inference]\nmodel = {str(settings.default_model())!r}\n{more}", f"[publish]\nport = {broker}"]
     lines += [f"[metrics]\nport = {http}", "[service]\ndrain = 30.0", f"state = {str(folder / 'state')!r}"]
     path = folder / "gwstream.toml"
     path.write_text("\n".join(lines))

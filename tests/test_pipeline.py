@@ -64,6 +64,9 @@ class FakeConditioner:
         self.detector = detector
         self.per_second = per_second
 
+    def state(self) -> None:
+        return None
+
     def push(self, record: Strain | Gap) -> list[Window]:
         if isinstance(record, Gap):
             return []

@@ -93,6 +93,11 @@ class Inference:
         """Name of the engine in use."""
         return self._engine.name
 
+    @property
+    def tag(self) -> str:
+        """Digest of model and settings, the end of every posterior's id."""
+        return self._tag
+
     def warm(self) -> None:
         """Judge one made-up window, so that the first real one does not pay for what is done once."""
         spec = self.model.spec.conditioning

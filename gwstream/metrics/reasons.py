@@ -24,6 +24,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "other_bytes": "its id was stored before with other content: the stored one stands",
         "set_aside": "the outbox's file was damaged; it was renamed and begun anew",
     },
+    "service": {"set_aside": "how far the last daemon got was damaged, or of another model or setting: begun anew"},
     "calibration": {
         "no pause": "a known signal that found no pause in the live strain",
         "trigger": "a known signal whose window lies near a trigger",

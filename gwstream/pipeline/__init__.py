@@ -18,11 +18,13 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 
 from gwstream.batching import Batcher
+from gwstream.conditioning import State
 from gwstream.pipeline.channel import Channel, Closed
 from gwstream.pipeline.journey import Batched, Cut, Journey, Pending
-from gwstream.pipeline.network import Followed
+from gwstream.pipeline.outbound import Outbound
 from gwstream.pipeline.parts import CalibrationLike, Parts
-from gwstream.records import NANO, Batch, Gap, Outgoing, Strain, Summary, Trigger, Whitener, Window, gps_ns
+from gwstream.pipeline.progress import Taken
+from gwstream.records import NANO, Batch, Gap, Strain, Summary, Trigger, Whitener, Window
 from gwstream.summary import News, Summarizer
 
 __all__ = ["Parts", "run"]
@@ -52,15 +54,15 @@ class _Pipeline:
         self._parts = parts
         self._conditioning_thread = conditioning
         self._inference_thread = inference
-        source = parts.source
-        self._live = source.live
-        self._records = {name: Channel[tuple[Strain | Gap, Journey]](RECORDS) for name in source.detectors}
+        self._live = parts.source.live
+        self._records = {name: Channel[tuple[Strain | Gap, Journey]](RECORDS) for name in parts.source.detectors}
         self._cuts = Channel[Cut](CUTS)
         self._batches = Channel[Batched](BATCHES, self._shed_batch) if self._live else Channel[Batched](BATCHES_AT_REST)
         self._conditioned = 0  # detectors that are over
         self._open: Counter[str] = Counter()  # windows by detector that have neither been judged nor given up
-        self._summarizer = Summarizer(parts.config.summary, parts.prior)
-        self._followed = Followed(parts.config.summary.network.wait, parts.tally)
+        self._summarizer = parts.summarizer or Summarizer(parts.config.summary, parts.prior)
+        self._outbound = Outbound(parts)
+        self._states: dict[str, State] = {}  # of the conditioners, after the windows counted in `_open` were cut
         self._pending: list[Pending] = []  # a heap
         self._judged = 0  # batches
         self._fresh: dict[str, Whitener] = {}  # by detector, that inference has not seen
@@ -69,7 +71,6 @@ class _Pipeline:
     async def run(self, stop: asyncio.Event) -> None:
         detectors = self._parts.source.detectors
         drain = self._parts.config.service.drain
-        loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
             publishing = group.create_task(self._parts.publisher.run(), name="publish")
             readers = [group.create_task(self._read(name), name=f"source {name}") for name in detectors]
@@ -77,11 +78,23 @@ class _Pipeline:
             flow.append(group.create_task(self._batch(), name="batching"))
             flow.append(group.create_task(self._infer(), name="inference"))
             stopping = group.create_task(self._stop(stop, readers, flow), name="stop")
+            if (progress := self._parts.progress) is not None:
+                group.create_task(progress.run(), name="progress")
             await asyncio.wait(flow)
             stopping.cancel()
-            left = drain if self._deadline is None else max(self._deadline - loop.time(), 0.0)
+            left = drain if self._deadline is None else max(self._deadline - asyncio.get_running_loop().time(), 0.0)
             await self._parts.publisher.drain(left)
+            if progress is not None:
+                self._rest(last=True)
+                await progress.close()
             publishing.cancel()
+
+    def _rest(self, *, last: bool = False) -> None:
+        """Where every window has been judged, note how far that is: from there another process can go on."""
+        progress = self._parts.progress
+        behind = self._pending or any(self._open.values())
+        if progress is not None and not behind and (last or progress.due):
+            progress.offer(Taken(dict(self._states), self._summarizer.state()))
 
     async def _stop(
         self, stop: asyncio.Event, readers: Sequence[asyncio.Task[None]], flow: Sequence[asyncio.Task[None]]
@@ -96,7 +109,7 @@ class _Pipeline:
         for task in flow:
             task.cancel()
         for detector, count in (+self._open).items():
-            self._give_up("stopped", detector, count)
+            self._parts.tally("inference", "stopped", detector, count)
 
     async def _read(self, detector: str) -> None:
         channel = self._records[detector]
@@ -115,13 +128,15 @@ class _Pipeline:
         conditioner = self._parts.conditioner(detector)
         loop = asyncio.get_running_loop()
 
-        def push(record: Strain | Gap) -> tuple[int, list[Window], int]:
+        def push(record: Strain | Gap) -> tuple[int, list[Window], State | None, int]:
             begin = time.monotonic_ns()
             windows = conditioner.push(record)
-            return begin, windows, time.monotonic_ns()
+            return begin, windows, conditioner.state(), time.monotonic_ns()
 
         async for record, journey in self._records[detector]:
-            begin, windows, end = await loop.run_in_executor(self._conditioning_thread, push, record)
+            begin, windows, state, end = await loop.run_in_executor(self._conditioning_thread, push, record)
+            if state is not None:
+                self._states[detector] = state
             self._spent("conditioning", journey.left("source"), end)
             journey = journey.then("conditioning_queue", begin).then("conditioning", end)
             if conditioner.whitener is not None:
@@ -168,6 +183,7 @@ class _Pipeline:
         with suppress(Closed):
             while True:
                 while not self._pending or (self._live and len(self._batches)):
+                    self._rest()
                     if self._live and not len(self._batches):
                         await self._prepare()
                     batched = await self._next()
@@ -210,10 +226,9 @@ class _Pipeline:
 
     async def _gate(self, batched: Batched) -> None:
         batch = batched.batch
-        gate = self._parts.inference.gate
 
         def judge() -> tuple[int, Sequence[Trigger]]:
-            return time.monotonic_ns(), gate(batch)
+            return time.monotonic_ns(), self._parts.inference.gate(batch)
 
         loop = asyncio.get_running_loop()
         begin, triggers = await loop.run_in_executor(self._inference_thread, judge)
@@ -262,20 +277,7 @@ class _Pipeline:
         """Summaries that ``window`` has led to, just made, to the publisher."""
         end = time.monotonic_ns()
         self._spent("summary", journey.left("inference"), end)
-        calibration = self._parts.calibration
-        told = calibration.told(window.detector) if calibration is not None else None
-        for summary in summaries:
-            outgoing = Outgoing(
-                summary=summary,
-                arrived=journey.arrived,
-                marks=journey.then("summary", end).marks,
-                data_end_ns=gps_ns(window.start + len(window.samples), window.rate),
-                first_event=self._followed.first(summary, end),
-                calibration=told if summary.detector == window.detector else None,
-            )
-            for observer in self._parts.observers:
-                observer.outgoing(outgoing, window)
-            await self._parts.publisher.put(outgoing)
+        await self._outbound.send(summaries, window, journey, end)
 
     def _spent(self, stage: str, begin: int, end: int) -> None:
         """Tell the observers of time (monotonic ns) in a stage, and how long the queues are now."""

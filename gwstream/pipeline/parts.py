@@ -8,9 +8,12 @@ from typing import Protocol
 
 from gwstream.calibration import Report
 from gwstream.calibration.shadow import Planned
+from gwstream.conditioning import State
 from gwstream.config import Config
+from gwstream.pipeline.progress import Taken
 from gwstream.prior import Prior
 from gwstream.records import Batch, Gap, Outgoing, Posterior, Strain, Tally, Trigger, Whitener, Window, silent
+from gwstream.summary import Summarizer
 
 
 class SourceLike(Protocol):
@@ -29,6 +32,7 @@ class ConditionerLike(Protocol):
     @property
     def whitener(self) -> Whitener | None: ...
     def push(self, record: Strain | Gap) -> list[Window]: ...
+    def state(self) -> State | None: ...
 
 
 class InferenceLike(Protocol):
@@ -59,6 +63,16 @@ class PublisherLike(Protocol):
     async def drain(self, limit: float, /) -> object: ...
 
 
+class ProgressLike(Protocol):
+    """What the pipeline asks of `gwstream.pipeline.progress.Progress`."""
+
+    @property
+    def due(self) -> bool: ...
+    def offer(self, taken: Taken) -> None: ...
+    async def run(self) -> None: ...
+    async def close(self) -> None: ...
+
+
 class Observer(Protocol):
     """Told of everything that passes, on the event loop; must return at once."""
 
@@ -86,7 +100,10 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the pipeline joins. ``conditioner``: makes that of a detector. ``prior``: of the posteriors."""
+    """What the pipeline joins. ``conditioner``: makes that of a detector. ``prior``: of the posteriors.
+
+    ``summarizer``: that goes on with events of another process; None: a new one. ``progress``: keeps how far we are.
+    """
 
     config: Config
     source: SourceLike
@@ -95,5 +112,7 @@ class Parts:
     prior: Prior
     publisher: PublisherLike
     calibration: CalibrationLike | None = None
+    summarizer: Summarizer | None = None
+    progress: ProgressLike | None = None
     observers: Sequence[Observer] = ()
     tally: Tally = silent

@@ -1,0 +1,149 @@
+"""How far a daemon has got, kept on disk, so that the next one goes on from there without a new warm-up.
+
+What is kept was taken where every window before it had been judged, and it is saved once the outbox has on disk what
+came of them. So a daemon that is killed at any instant loses nothing: the next one judges a few windows again, to the
+same bytes, and the outbox knows their posteriors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gwstream import snapshot
+from gwstream.conditioning import State
+from gwstream.records import Tally, silent
+from gwstream.summary import Summarizer
+
+log = logging.getLogger("service")
+
+NAME, SET_ASIDE = "progress", "progress.bad"
+FORMAT = 1
+PAUSE = 10.0  # s between two savings: half a megabyte a detector each
+LEAVE = 2.0  # s that one may take
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What conditioners know, by detector, and the events so far, as of one moment."""
+
+    detectors: Mapping[str, State]
+    summary: Mapping[str, Any]
+
+
+class Progress:
+    """Keeps the newest of what it is offered, in ``directory``.
+
+    ``identity``: of all that the states hang on: only a process with the same goes on from them. ``settled``: waits
+    until what was published so far is on disk, and says whether it is.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        identity: Mapping[str, object],
+        *,
+        settled: Callable[[], Awaitable[bool]],
+        tally: Tally = silent,
+        pause: float = PAUSE,
+    ) -> None:
+        self._path = directory / NAME
+        self._identity = {"format": FORMAT, **identity}
+        self._settled = settled
+        self._tally = tally
+        self._pause = pause
+        self._taken: Taken | None = None
+        self._resting = False  # the pause since the last one is not over
+        self._offered = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._trouble = False
+
+    def load(self, make: Callable[[], Summarizer]) -> tuple[dict[str, State], Summarizer]:
+        """States by detector, and a summarizer that goes on; none and a new one where there is nothing that fits.
+
+        A file that is damaged, or another model's or version's, is set aside under another name.
+        """
+        try:
+            tree = snapshot.load(self._path)
+            if tree["identity"] != self._identity:
+                raise snapshot.SnapshotError(f"it is not of {_differences(tree['identity'], self._identity)}")
+            states = {name: State.of(one) for name, one in tree["detectors"].items()}
+            summarizer = make()
+            summarizer.restore(tree["summary"])
+        except FileNotFoundError:
+            return {}, make()
+        except (OSError, snapshot.SnapshotError, LookupError, TypeError, ValueError) as problem:
+            self._set_aside(problem)
+            return {}, make()
+        return states, summarizer
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a new one."""
+        return self._taken is None and not self._resting
+
+    def offer(self, taken: Taken) -> None:
+        """Save ``taken`` soon, if a source can go on from it."""
+        if taken.detectors and all(state.whole for state in taken.detectors.values()):
+            self._taken = taken
+            self._offered.set()
+
+    async def run(self) -> None:
+        """Save what is offered, one in ``pause`` s, until `close`."""
+        while not self._closed.is_set() or self._taken is not None:
+            await self._offered.wait()
+            self._offered.clear()
+            self._resting = True
+            await self._save()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), self._pause)
+            self._resting = False
+        self._ended.set()
+
+    async def close(self) -> None:
+        """Let `run` save what was offered last, at once, and end."""
+        self._closed.set()
+        self._offered.set()
+        await self._ended.wait()
+
+    async def _save(self) -> None:
+        taken, self._taken = self._taken, None
+        if taken is None:
+            return
+        tree = {
+            "identity": self._identity,
+            "detectors": {name: state.tree() for name, state in taken.detectors.items()},
+            "summary": taken.summary,
+        }
+        try:
+            async with asyncio.timeout(LEAVE):
+                if not await self._settled():
+                    return
+                await asyncio.to_thread(snapshot.save, self._path, tree)
+        except OSError as problem:  # TimeoutError is one
+            if not self._trouble:
+                reason = problem.strerror or "the disk does not answer"
+                log.warning("%s: cannot be saved: %s; a restart will warm up anew", self._path, reason)
+            self._trouble = True
+        else:
+            self._trouble = False
+
+    def _set_aside(self, problem: Exception) -> None:
+        """Move the file out of the way, over the one before it."""
+        log.warning("%s: set aside as %s, and warming up anew: %s", self._path, SET_ASIDE, problem)
+        self._tally("service", "set_aside", "")
+        try:
+            self._path.replace(self._path.with_name(SET_ASIDE))
+        except OSError as refused:
+            log.warning("%s: cannot be renamed: %s", self._path, refused)
+
+
+def _differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> str:
+    """What differs, by name."""
+    return ", ".join(f"{name} {value}" for name, value in wanted.items() if found.get(name) != value)

@@ -1,0 +1,269 @@
+"""A daemon that is killed and started anew on the same state directory and frames."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_flow import DETECTORS, Received, daemon, embedded, folders, play, subscriber, wait
+
+from gwstream.conditioning import Conditioner, State
+from gwstream.config import SummaryConfig
+from gwstream.model import ModelSpec
+from gwstream.pipeline import progress
+from gwstream.pipeline.progress import Progress, Taken
+from gwstream.prior import Prior
+from gwstream.records import Strain
+from gwstream.summary import Summarizer
+
+BUSY = "gate_snr = 4.5"  # of noise too, so that posteriors come all the time
+LAST = 32  # s of the recording
+GPS, RATE = 1_400_000_000, 1024
+
+
+def metric(http: int, name: str) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{http}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
+def posteriors(got: list[Received]) -> dict[str, bytes]:
+    """By id, the bytes; every repeat has the same."""
+    found: dict[str, bytes] = {}
+    for one in got:
+        if one.topic.endswith("/posterior"):
+            part = one.payload[one.payload.index(b'"posterior":') : one.payload.index(b',"delivery"')]
+            assert found.setdefault(one.body["posterior"]["id"], part) == part
+    return found
+
+
+def sequences(got: list[Received]) -> dict[str, list[int]]:
+    """Sequence numbers by detector, of messages with an id of their own, sorted."""
+    seen: dict[tuple[str, int], str] = {}
+    for one in got:
+        if not one.topic.endswith("/status"):
+            level, number = one.topic.split("/")[1], one.body["delivery"]["sequence"]
+            name = one.topic + one.body["sha256"]
+            assert seen.setdefault((level, number), name) == name
+    return {level: sorted(n for other, n in seen if other == level) for level in {level for level, _ in seen}}
+
+
+class Lives:
+    """One state directory and one set of frames, and the daemons on them."""
+
+    def __init__(self, root: Path, broker: int, got: list[Received]) -> None:
+        self.root, self.broker, self.got = root, broker, got
+        for path in folders(root).values():
+            path.mkdir(parents=True)
+
+    def live(self, seconds: slice, *, kill: bool) -> str:
+        """A daemon that reads these seconds of the recording; returns its log."""
+        online = sum(one.body.get("state") == "online" for one in self.got)
+        with daemon(self.root, self.broker, BUSY) as (process, http):
+
+            def up() -> bool:
+                assert process.poll() is None, self.log()
+                return sum(one.body.get("state") == "online" for one in self.got) > online
+
+            wait(up, 60, "the daemon")
+            play(self.root, 0.1, seconds)
+            if kill:
+                before = len(posteriors(self.got))
+                wait(lambda: len(posteriors(self.got)) > before + 5, 60, "posteriors")
+                wait(lambda: (self.state() / progress.NAME).exists(), 10, "a saved state")
+                process.kill()
+                assert process.wait() == -signal.SIGKILL
+            else:
+                wait(lambda: self._idle(http), 60, "all strain")
+                self.missing = metric(http, 'gwstream_dropped_total{detector="H1",reason="missing"')
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(40) == 0, self.log()
+        return self.log()
+
+    def _idle(self, http: int) -> bool:
+        """Nothing has been read for a second, and something before that."""
+        before = metric(http, "gwstream_strain_seconds_total")
+        time.sleep(1.0)
+        self.read = metric(http, "gwstream_strain_seconds_total")
+        return self.read == before > 0
+
+    def state(self) -> Path:
+        return self.root / "state" / "gwstream-gwstream"
+
+    def log(self) -> str:
+        return (self.root / "log").read_text()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """All posteriors of the recording from one daemon."""
+    with embedded() as broker, subscriber(broker) as got:
+        lives = Lives(tmp_path_factory.mktemp("whole"), broker, got)
+        lives.live(slice(None), kill=False)
+        assert lives.read == 2 * LAST
+        return posteriors(got)
+
+
+def test_killed_it_goes_on_without_a_new_warm_up(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    with embedded() as broker, subscriber(broker) as got:
+        lives = Lives(tmp_path, broker, got)
+        lives.live(slice(0, 18), kill=True)
+        first = len(posteriors(got))
+        log = lives.live(slice(18, None), kill=False)
+    assert log.count("without a new warm-up") == 2
+    assert lives.read < 2 * 20  # what came before the saved state is not read again
+    assert lives.missing == 0
+    assert 5 < first < len(whole)
+    assert posteriors(got) == whole
+    for level, numbers in sequences(got).items():
+        assert numbers == list(range(len(numbers))), level
+    assert set(sequences(got)) >= set(DETECTORS)
+
+
+def test_frames_that_went_meanwhile_are_a_gap_that_is_told(tmp_path: Path) -> None:
+    with embedded() as broker, subscriber(broker) as got:
+        lives = Lives(tmp_path, broker, got)
+        lives.live(slice(0, 18), kill=True)
+        for folder in folders(tmp_path).values():
+            for frame in folder.iterdir():
+                frame.unlink()
+        log = lives.live(slice(22, None), kill=False)
+    assert log.count("without a new warm-up") == 2
+    assert "did not come" in log
+    assert 4 <= lives.missing <= 10
+    ends = [one.body["posterior"]["coalescence"]["gps"] for one in got if one.topic.endswith("/posterior")]
+    assert max(ends) > 1126259447 + 25  # with the spectrum of before: 12 s of warm-up would end at 34 s
+
+
+def test_a_state_that_was_damaged_is_set_aside(tmp_path: Path) -> None:
+    with embedded() as broker, subscriber(broker) as got:
+        lives = Lives(tmp_path, broker, got)
+        lives.live(slice(0, 18), kill=True)
+        path = lives.state() / progress.NAME
+        body = bytearray(path.read_bytes())
+        body[len(body) // 2] ^= 1
+        path.write_bytes(body)
+        log = lives.live(slice(18, None), kill=False)
+        assert lives.read == 2 * LAST
+    assert f"set aside as {progress.SET_ASIDE}" in log
+    assert "without a new warm-up" not in log
+    assert (lives.state() / progress.SET_ASIDE).exists()
+
+
+def fresh() -> Summarizer:
+    return Summarizer(SummaryConfig(), Prior())
+
+
+def conditioned(seconds: int) -> State:
+    conditioner = Conditioner(ModelSpec(name="test"), "H1")
+    for second in range(seconds):
+        samples = np.random.default_rng(second).normal(size=RATE) * 1e-21
+        conditioner.push(Strain(detector="H1", start=(GPS + second) * RATE, rate=RATE, samples=samples, dq=3))
+    state = conditioner.state()
+    assert state is not None
+    return state
+
+
+async def true() -> bool:
+    return True
+
+
+def taken(seconds: int) -> Taken:
+    return Taken({"H1": conditioned(seconds)}, fresh().state())
+
+
+async def kept(folder: Path, one: Taken, **identity: object) -> None:
+    keeper = Progress(folder, identity, settled=true)
+    keeper.offer(one)
+    await asyncio.gather(keeper.run(), keeper.close())
+
+
+async def test_what_was_kept_is_loaded(tmp_path: Path) -> None:
+    await kept(tmp_path, taken(14), model="a")
+    states, _ = Progress(tmp_path, {"model": "a"}, settled=true).load(fresh)
+    assert states["H1"].second == GPS + 14
+    assert (tmp_path / progress.NAME).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.fixture
+def counts() -> Counter[tuple[str, str]]:
+    return Counter()
+
+
+@pytest.mark.parametrize("harm", ["another model", "cut", "no state", "events", "a folder"])
+async def test_what_does_not_fit_is_set_aside(tmp_path: Path, harm: str, counts: Counter[tuple[str, str]]) -> None:
+    def tally(stage: str, reason: str, detector: str, count: int = 1) -> None:
+        counts[stage, reason] += count
+
+    path = tmp_path / progress.NAME
+    one = taken(14)
+    if harm == "events":
+        one = Taken(one.detectors, {"events": {"H1": [{"foreign": 1}]}, "network": None})
+    await kept(tmp_path, one, model="b" if harm == "another model" else "a")
+    if harm == "cut":
+        path.write_bytes(path.read_bytes()[:-9])
+    elif harm == "no state":
+        progress.snapshot.save(path, {"identity": {"format": progress.FORMAT, "model": "a"}, "detectors": {"H1": {}}})
+    elif harm == "a folder":
+        path.unlink()
+        path.mkdir()
+    states, summarizer = Progress(tmp_path, {"model": "a"}, settled=true, tally=tally).load(fresh)
+    assert states == {}
+    assert summarizer.state() == fresh().state()
+    assert counts["service", "set_aside"] == 1
+    assert not path.exists()
+    assert (tmp_path / progress.SET_ASIDE).exists()
+
+
+async def test_nothing_is_kept_that_is_not_on_disk_first(tmp_path: Path) -> None:
+    order: list[str] = []
+    released = asyncio.Event()
+
+    async def settled() -> bool:
+        order.append("asked")
+        await released.wait()
+        order.append("there")
+        return len(order) > 2
+
+    keeper = Progress(tmp_path, {}, settled=settled, pause=0.01)
+    task = asyncio.create_task(keeper.run())
+    keeper.offer(taken(3))
+    assert not keeper.due
+    await asyncio.sleep(0.05)
+    assert not (tmp_path / progress.NAME).exists()
+    released.set()
+    while not keeper.due:
+        await asyncio.sleep(0.01)
+    assert order == ["asked", "there"]
+    assert not (tmp_path / progress.NAME).exists()  # the disk was in trouble
+    keeper.offer(taken(4))
+    await keeper.close()
+    await task
+    assert (tmp_path / progress.NAME).exists()
+
+
+async def test_half_a_second_is_no_place_to_go_on_from(tmp_path: Path) -> None:
+    conditioner = Conditioner(ModelSpec(name="test"), "H1")
+    conditioner.push(Strain(detector="H1", start=GPS * RATE, rate=RATE, samples=np.zeros(RATE // 2), dq=3))
+    state = conditioner.state()
+    assert state is not None
+    keeper = Progress(tmp_path, {}, settled=true)
+    keeper.offer(Taken({"H1": state}, {}))
+    assert keeper.due
+
+
+async def test_a_disk_that_fails_does_not_end_the_daemon(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress.snapshot, "save", refuse)
+        await kept(tmp_path, taken(3))
+    assert "No space left on device; a restart will warm up anew" in caplog.text
