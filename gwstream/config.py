@@ -7,6 +7,7 @@ What belongs to a model (rate, window, hop, band, limits of the prior) is not he
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -150,6 +151,10 @@ class PublishConfig(Section):
     instance: str = Field("gwstream", pattern=r"^[^#+/\s]+$")
     username: str | None = None
     password_file: Path | None = None
+    tls: bool = Field(False, description="encrypt, and see by its certificate that the broker is the one meant")
+    ca_file: Path | None = Field(None, description="who must have signed that certificate; null: the system's list")
+    certificate_file: Path | None = Field(None, description="our own certificate, for brokers that ask for one")
+    key_file: Path | None = None
     keepalive: int = Field(10, ge=2, le=600)
     timeout: float = Field(2.0, gt=0, le=60)
     expiry: int = Field(3600, ge=1, description="s a broker keeps a message for an absent subscriber")
@@ -160,9 +165,13 @@ class PublishConfig(Section):
     backoff: float = Field(5.0, gt=0, le=300, description="longest pause in s between two connection attempts")
 
     @model_validator(mode="after")
-    def _lasting(self) -> PublishConfig:
+    def _consistent(self) -> PublishConfig:
         if self.expiry < self.retention:  # the broker would drop at once what has waited here
             raise ValueError(f"expiry, {self.expiry} s, is shorter than retention, {self.retention:g} s")
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("certificate_file and key_file go together: one of them is missing")
+        if not self.tls and (self.ca_file or self.certificate_file):
+            raise ValueError("ca_file and certificate_file mean nothing without tls = true")
         return self
 
     @property
@@ -269,10 +278,10 @@ def _found(root: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str]
 
 
 def _anchored(config: Config, folder: Path) -> Config:
-    """The same settings with relative paths made absolute against ``folder``."""
+    """The same settings with ``$VARIABLES`` in paths filled in, and relative paths taken from ``folder``."""
 
     def fix(path: Path | None) -> Path | None:
-        return None if path is None else folder / path
+        return None if path is None else folder / os.path.expandvars(path)
 
     detectors = {
         name: d.model_copy(update={"directory": fix(d.directory), "files": tuple(folder / f for f in d.files)})
@@ -282,7 +291,8 @@ def _anchored(config: Config, folder: Path) -> Config:
         update={"detectors": detectors, "injection_file": fix(config.source.injection_file)}
     )
     inference = config.inference.model_copy(update={"model": fix(config.inference.model)})
-    publish = config.publish.model_copy(update={"password_file": fix(config.publish.password_file)})
+    secrets = ("password_file", "ca_file", "certificate_file", "key_file")
+    publish = config.publish.model_copy(update={name: fix(getattr(config.publish, name)) for name in secrets})
     state = config.service.state
     service = config.service.model_copy(update={"state": state if state in ("", "auto") else str(folder / state)})
     return config.model_copy(update={"source": source, "inference": inference, "publish": publish, "service": service})

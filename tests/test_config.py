@@ -68,6 +68,7 @@ def test_example_names_every_setting() -> None:
 def test_example_comments_show_the_defaults(tmp_path: Path) -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     optional = {"channel", "state_channel", "asd", "injection_file", "username", "password_file"}
+    optional |= {"ca_file", "certificate_file", "key_file"}
     kept = []
     for line in text.splitlines():
         commented = re.match(r"# (\w+) = \S", line)
@@ -89,6 +90,14 @@ def test_relative_paths_start_from_the_file(tmp_path: Path) -> None:
     assert config.source.detectors["H1"].directory == tmp_path / "frames"
     assert config.inference.model == tmp_path / "m"
     assert config.publish.password_file == tmp_path / "secret"
+
+
+def test_secrets_come_from_systemd_and_halves_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials/gwstream.service")
+    config = load(write(tmp_path, MINIMAL + '[publish]\npassword_file = "$CREDENTIALS_DIRECTORY/mqtt-password"\n'))
+    assert config.publish.password_file == Path("/run/credentials/gwstream.service/mqtt-password")
+    assert "go together" in refused(tmp_path, MINIMAL + '[publish]\ntls = true\ncertificate_file = "cert.pem"\n')
+    assert "without tls = true" in refused(tmp_path, MINIMAL + '[publish]\nca_file = "ca.pem"\n')
 
 
 @pytest.mark.parametrize(

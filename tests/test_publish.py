@@ -349,7 +349,7 @@ async def test_pauses_between_attempts_grow_to_the_limit_and_are_jittered(monkey
 
 
 async def test_a_connection_that_breaks_during_the_farewell_does_not_keep_us(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def breaks(self: Publisher, password: str | None) -> None:
+    async def breaks(self: Publisher, credentials: object) -> None:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:

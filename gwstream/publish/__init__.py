@@ -117,22 +117,24 @@ class Publisher:
 
     async def run(self) -> None:
         """Connect, send, and begin again when that fails; ends only when it is cancelled. Raises `ConfigError`."""
-        password = connection.password(self._config)
+        credentials = connection.credentials(self._config)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._outbox.run(), name="publish-outbox")
-            await self._connect(password)
+            await self._connect(credentials)
 
-    async def _connect(self, password: str | None) -> None:
+    async def _connect(self, credentials: connection.Credentials) -> None:
         """One connection after the other."""
         pause = FIRST_PAUSE
         while True:
             began = self._monotonic_ns()
             try:
                 # in a task of its own: before Python 3.11.4 a failed TaskGroup leaves its task counted as cancelled
-                await asyncio.create_task(self._connected(password), name="publish-connection")
+                await asyncio.create_task(self._connected(credentials), name="publish-connection")
             except aiomqtt.MqttError as problem:
                 if _told_to_stop():  # the connection broke in the middle of our farewell
                     raise asyncio.CancelledError from None
+                if kind := connection.fault(problem):
+                    self._tally("publish", kind, "")
                 self._lost(f"{self._config.host}:{self._config.port}: {connection.why(problem)}")
             if self._monotonic_ns() - began > 2 * self._config.backoff * NANO:
                 pause = FIRST_PAUSE
@@ -165,9 +167,9 @@ class Publisher:
         for observer in self._observers:
             observer.connection(False, reason)
 
-    async def _connected(self, password: str | None) -> None:
+    async def _connected(self, credentials: connection.Credentials) -> None:
         """One connection to its end. Raises `aiomqtt.MqttError`."""
-        async with connection.client(self._config, password) as client:
+        async with connection.client(self._config, credentials) as client:
             log.info("connected to %s:%d", self._config.host, self._config.port)
             self._complaint = ("", 0)
             for observer in self._observers:

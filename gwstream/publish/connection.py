@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiomqtt
@@ -17,6 +19,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from gwstream.config import PublishConfig
 from gwstream.errors import ConfigError, PublishError
 from gwstream.publish import message
+from gwstream.secrets import secret
 
 _REFUSED_USER = {134, 135}  # bad user name or password, not authorized
 CONTENT = "application/json"
@@ -35,7 +38,15 @@ class Client(aiomqtt.Client):
         super()._on_publish(client, userdata, mid, reason_code, properties)
 
 
-def client(config: PublishConfig, password: str | None) -> Client:
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What shows the broker who we are, and us who the broker is; ``tls`` None: nothing is encrypted."""
+
+    password: str | None = field(repr=False)
+    tls: ssl.SSLContext | None
+
+
+def client(config: PublishConfig, credentials: Credentials) -> Client:
     """A new client, to be entered once; when we vanish the broker says for us that we are offline."""
     will = aiomqtt.Will(
         status_topic(config),
@@ -48,7 +59,8 @@ def client(config: PublishConfig, password: str | None) -> Client:
         config.host,
         config.port,
         username=config.username,
-        password=password,
+        password=credentials.password,
+        tls_context=credentials.tls,
         identifier=config.identity,
         protocol=aiomqtt.ProtocolVersion.V5,
         will=will,
@@ -60,20 +72,25 @@ def client(config: PublishConfig, password: str | None) -> Client:
 
 
 async def check_broker(config: PublishConfig) -> None:
-    """Connect once. Raises `PublishError` that says what is wrong and where, `ConfigError` for the password file."""
+    """Connect once. Raises `PublishError` that says what is wrong and where, `ConfigError` for the files of secrets."""
     where = f"{config.host}:{config.port}"
     try:
-        async with asyncio.timeout(config.timeout + 1), client(config, password(config)):
+        async with asyncio.timeout(config.timeout + 1), client(config, credentials(config)):
             pass
     except MqttConnectError as problem:
-        if isinstance(problem.rc, ReasonCode) and problem.rc.value in _REFUSED_USER:
+        if fault(problem) == "login_refused":
             user = f"user '{config.username}'" if config.username else "a client without user name"
             raise PublishError(
                 f"the MQTT broker at {where} refuses {user} ({why(problem)}): "
-                "correct publish.username and publish.password_file"
+                "correct publish.username and publish.password_file, or publish.certificate_file"
             ) from None
         raise PublishError(f"the MQTT broker at {where} refuses us: {why(problem)}") from None
     except (aiomqtt.MqttError, TimeoutError) as problem:
+        if config.tls and fault(problem) == "tls":
+            raise PublishError(
+                f"no trusted connection to the MQTT broker at {where}: {why(problem)}; correct publish.host (the name "
+                "in the broker's certificate), publish.ca_file, or publish.port (brokers speak TLS on one of its own)"
+            ) from None
         raise PublishError(
             f"no MQTT v5 broker at {where}: {why(problem)}; start it, or correct publish.host and publish.port"
         ) from None
@@ -81,14 +98,43 @@ async def check_broker(config: PublishConfig) -> None:
         raise ConfigError(f"publish.host = '{config.host}': {problem}") from None
 
 
-def password(config: PublishConfig) -> str | None:
-    """From its file, without the line's end. Raises `ConfigError`."""
-    if config.password_file is None:
+def fault(problem: BaseException) -> str:
+    """The kind of a failed connection, for the counter: "login_refused", "tls", or "" for one that is merely gone."""
+    if isinstance(problem, MqttConnectError):
+        refused = isinstance(problem.rc, ReasonCode) and problem.rc.value in _REFUSED_USER
+        return "login_refused" if refused else ""
+    causes = (problem, problem.__cause__, problem.__context__)
+    return "tls" if any(isinstance(one, ssl.SSLError) for one in causes) else ""
+
+
+def credentials(config: PublishConfig) -> Credentials:
+    """From their files; the password without its line's end. Raises `ConfigError`, which never quotes a secret."""
+    return Credentials(secret("publish.password_file", config.password_file), _tls(config))
+
+
+def _tls(config: PublishConfig) -> ssl.SSLContext | None:
+    if not config.tls:
         return None
     try:
-        return config.password_file.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"publish.password_file = '{config.password_file}' cannot be read: {problem}") from None
+        context = ssl.create_default_context(cafile=config.ca_file)  # checks chain and host name
+    except OSError as problem:  # SSLError is one
+        raise ConfigError(f"publish.ca_file = '{config.ca_file}' cannot be used: {_plain(problem)}") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if config.certificate_file is not None and config.key_file is not None:
+        try:  # without a password, OpenSSL would ask for one on the terminal
+            context.load_cert_chain(config.certificate_file, config.key_file, password="")
+        except OSError as problem:
+            raise ConfigError(
+                f"publish.certificate_file = '{config.certificate_file}', publish.key_file = '{config.key_file}': "
+                f"cannot be used: {_plain(problem)}"
+            ) from None
+    return context
+
+
+def _plain(problem: OSError) -> str:
+    if isinstance(problem, ssl.SSLError):
+        return (problem.reason or "not in PEM").replace("_", " ").lower()
+    return problem.strerror or str(problem)
 
 
 def properties(
