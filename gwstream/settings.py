@@ -78,10 +78,12 @@ def _detector(file: Path) -> str:
 def check(path: Path, config: Config) -> None:
     """Print what the settings mean. Raises `ModelError`, `SourceError` or `ConfigError` when they cannot work."""
     from gwstream.inference import load_model
+    from gwstream.inference.engines import chosen
 
     places = [(f"  {name}", strain(config, name)) for name in config.source.detectors]
     model = load_model(config.inference.model)
     prior = model.spec.prior.served(config.inference.distance_prior)
+    engines = ", else ".join(engine.kind for engine in chosen(config.inference))
     publish, http = config.publish, config.metrics
     in_volume = " in volume" if prior.distance_density == "volume" else ""
     rows = [
@@ -92,6 +94,7 @@ def check(path: Path, config: Config) -> None:
         ("  masses", f"{prior.mass[0]:g} to {prior.mass[1]:g} Msun at the detector, ratio from {prior.min_ratio:g}"),
         ("  distance", f"{prior.distance[0]:g} to {prior.distance[1]:g} Gpc, effective, uniform{in_volume}"),
         ("inference", f"gate at SNR {config.inference.gate_snr:g}, {config.inference.draws} draws a posterior"),
+        ("  engine", engines),
         ("network", network(config)),
         ("calibration", _calibration(config.calibration, model.spec)),
         ("publish", f"MQTT v5 to {publish.host}:{publish.port}, topics {publish.prefix}/# (not tried)"),

@@ -9,7 +9,6 @@ from scipy import stats
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from gwstream.inference.engine_torch import TorchEngine
 from gwstream.inference.networks.autoencoder import Decoded, Latent
 from gwstream.inference.networks.base import Inputs, Pace
 from gwstream.inference.networks.cvae import Cvae
@@ -132,7 +131,8 @@ def test_the_engines_mixture_is_the_decoder_over_latents_of_e1() -> None:
     net = network()
     rng = np.random.default_rng(7)
     y = torch.from_numpy(rng.standard_normal((1, 7))).float()
-    mixture = TorchEngine(net, 4000).propose(told(y), rng)
+    with torch.inference_mode():
+        mixture = net.propose(told(y), rng, 4000)
     e = np.column_stack([rng.uniform(-3, 3, (30, 4)), rng.uniform(-3, 3, 30)])
     x = torch.from_numpy(e).float()
     with torch.no_grad():

@@ -286,6 +286,6 @@ def test_the_leaning_mixture_is_the_mean_of_its_parts() -> None:
         found = net.propose(one, np.random.default_rng(1), 64)
         window_ = net.embed(one)
         noise_ = torch.from_numpy(np.random.default_rng(1).standard_normal((64, net.latent), np.float32))
-        parts = net.decode(window_, net.draw_prior(window_, noise_, noise_[:, 0])[None])
+        parts = net.decode(window_, net.draw_prior(window_, noise_[None], noise_[None, :, 0]))
         expected = torch.logsumexp(parts.log_density(e[:, None]), 1) - math.log(64)
     np.testing.assert_allclose(found.log_density(e.double().numpy()), expected.numpy(), atol=2e-3)

@@ -16,15 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
 from gwstream.config import InferenceConfig
 from gwstream.inference.checkpoint import Model, load_model
-from gwstream.inference.engine_torch import TorchEngine
+from gwstream.inference.engines import chosen
 from gwstream.inference.features import Live, Seen, see, size
 from gwstream.inference.gate import Best, best
 from gwstream.inference.importance import Proposal, effective, sample
 from gwstream.inference.likelihood import Templates
-from gwstream.inference.networks.base import Coordinates, Inputs
+from gwstream.inference.networks.base import Coordinates
 from gwstream.inference.noise import Noise, noise_model
 from gwstream.inference.residual import p_values
 from gwstream.inference.ridge import grid
@@ -71,7 +72,7 @@ class Proposed:
 
 
 class Inference:
-    """A model ready to judge windows, on one engine, in one thread.
+    """A model ready to judge windows, on one engine, in one thread. Raises `ConfigError` where that is not to be had.
 
     ``prior``: that of the posteriors. Where the settings choose another than the model's, weights bring it about.
     """
@@ -83,7 +84,7 @@ class Inference:
         self.model = model
         self._config = config
         self.prior = model.spec.prior.served(config.distance_prior)
-        self._engine = TorchEngine(model.net, config.latents)
+        self._engine = chosen(config)[0](model.net, self._shapes(), config)
         self._live: OrderedDict[str, Live] = OrderedDict()
         self._nodes = grid(model.bank, model.spec.prior)
         self._tag = _tag(model, self.prior, config.likelihood)
@@ -167,8 +168,9 @@ class Inference:
         name = self.identity(window)
         rng = np.random.Generator(np.random.Philox(key=int(hashlib.sha256(name.encode()).hexdigest()[:32], 16)))
         seen = self._see(window, live)
-        inputs = Inputs(seen.y, torch.from_numpy(window.samples).float()[None])
-        proposal = self._engine.propose(inputs, rng)
+        samples = torch.from_numpy(window.samples).float()[None]
+        noise = self.model.net.noise(rng, self._config.latents)
+        proposal = self.model.net.density(*self._engine.run(seen.y, samples, *noise))
         anchor = self.model.net.fixed or seen.anchor
         trigger = self._trigger(window, seen.best, 0)
         code = seen.y[0].double().numpy()
@@ -213,6 +215,11 @@ class Inference:
             bucket=bucket,
             model=self.model.identity,
         )
+
+    def _shapes(self) -> tuple[Tensor, ...]:
+        """Inputs of the network for one window, shaped as they will always be."""
+        y, samples = torch.zeros(1, self.model.net.features), torch.zeros(1, self.model.spec.window)
+        return y, samples, *self.model.net.noise(np.random.default_rng(0), self._config.latents)
 
     def _familiar(self, code: Floats) -> tuple[float | None, float | None]:
         """Distance of a window's code (F,) from the training's, and its p-value; None for weights without aggregate."""

@@ -1,25 +1,36 @@
-"""The reference engine: fp32 torch on the CPU, which every other engine must equal."""
+"""The reference engine: fp32 torch on the CPU, which every other engine must equal, and which is always there."""
 
 from __future__ import annotations
 
-import torch
-from numpy.random import Generator
+from typing import ClassVar
 
-from gwstream.inference.importance import Proposal
+import torch
+from torch import Tensor
+
+from gwstream.config import InferenceConfig
 from gwstream.inference.networks import Network
-from gwstream.inference.networks.base import Inputs
 
 
 class TorchEngine:
-    """Runs a network for one window at a time."""
+    """Runs the network as it is."""
 
+    kind: ClassVar = "torch"
+    rank: ClassVar = 0
     name = "torch"
 
-    def __init__(self, net: Network, latents: int) -> None:
-        """``latents``: parts of a proposal that is a mixture over a latent."""
-        self._net, self._latents = net, latents
+    def __init__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> None:
+        self._net = net
+
+    @classmethod
+    def missing(cls) -> str:
+        """Nothing: gwstream does not install without torch."""
+        return ""
 
     @torch.inference_mode()
-    def propose(self, inputs: Inputs, rng: Generator) -> Proposal:
-        """The network's density for ONE window, with whatever it draws from ``rng``."""
-        return self._net.propose(inputs, rng, self._latents)
+    def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """See `Engine`."""
+        found: tuple[Tensor, ...] = self._net(*inputs)
+        return found
+
+
+ENGINE = TorchEngine

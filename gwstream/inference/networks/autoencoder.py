@@ -29,6 +29,7 @@ from gwstream.inference.networks.base import (
     Network,
     Objective,
     Pace,
+    normals,
 )
 from gwstream.inference.networks.layers import LEAST_SIGMA, MOST_SIGMA
 
@@ -93,7 +94,7 @@ class Autoencoder(Network):
 
     @abstractmethod
     def draw_prior(self, window: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
-        """E1: latents (L, latent) of ONE window from standard normal (L, latent) and uniform (L,) numbers."""
+        """E1: latents (B, L, latent) from standard normal (B, L, latent) and uniform (B, L) numbers."""
 
     @abstractmethod
     def encode(self, window: Tensor, e: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,19 +124,22 @@ class Diagonal(Autoencoder):
     def decode(self, window: Tensor, z: Tensor) -> Decoded:
         """D for latents (B, L, latent) of embedded windows."""
 
-    def propose(self, inputs: Inputs, rng: Generator, latents: int) -> Mixture:
-        """The decoder over ``latents`` latents, as one mixture."""
-        noise = rng.standard_normal((latents, self.latent), np.float32)
+    def noise(self, rng: Generator, latents: int) -> tuple[Tensor, ...]:
+        """Standard normal (1, L, latent) and stratified uniform (1, L) numbers."""
+        normal = normals(rng, 1, latents, self.latent)
         uniform = ((np.arange(latents) + rng.random(latents)) / latents).astype(np.float32)
-        found = self.parts(inputs, torch.from_numpy(noise), torch.from_numpy(uniform))
-        mean, sigma, angle, log_kappa = (part.double().numpy() for part in found)
-        return Mixture(mean=mean, sigma=sigma, angle=angle, kappa=np.exp(log_kappa))
+        return normal, torch.from_numpy(uniform)[None]
 
-    def parts(self, inputs: Inputs, noise: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The mixture as tensors: mean, sigma (L, 4), angle, ln kappa (L,). Shapes depend on shapes alone."""
-        window = self.embed(inputs)
-        found = self.decode(window, self.draw_prior(window, noise, uniform)[None])
-        return found.mean[0], found.sigma[0], found.angle[0], found.log_kappa[0]
+    def forward(self, y: Tensor, windows: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
+        """The decoder over L latents: mean, sigma (B, L, 4), angle, ln kappa (B, L)."""
+        window = self.embed(Inputs(y, windows))
+        found = self.decode(window, self.draw_prior(window, *noise))
+        return found.mean, found.sigma, found.angle, found.log_kappa
+
+    def density(self, *made: Tensor) -> Mixture:
+        """The decoder over its latents, as one mixture."""
+        mean, sigma, angle, log_kappa = (part[0].double().numpy() for part in made)
+        return Mixture(mean=mean, sigma=sigma, angle=angle, kappa=np.exp(log_kappa))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +164,12 @@ class Latent:
         return torch.logsumexp(each + self.log_weights[:, None], dim=-1)
 
     def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
-        """(L, latent) of ONE window; the component is picked by a step function, which every engine knows."""
-        ends = torch.cumsum(torch.exp(self.log_weights[0]), 0)
-        ends = torch.cat([ends[:-1], torch.ones_like(ends[:1])])
-        above = (uniform[:, None] < ends).to(noise.dtype)
-        chosen = above - torch.nn.functional.pad(above[:, :-1], (1, 0))
-        return chosen @ self.mean[0] + (chosen @ torch.exp(self.log_sigma[0])) * noise
+        """(B, L, latent); the component is picked by a step function, which every engine knows."""
+        ends = torch.cumsum(torch.exp(self.log_weights), -1)
+        ends = torch.cat([ends[:, :-1], torch.ones_like(ends[:, :1])], -1)
+        above = (uniform[..., None] < ends[:, None]).to(noise.dtype)
+        chosen = above - torch.nn.functional.pad(above[..., :-1], (1, 0))
+        return chosen @ self.mean + (chosen @ torch.exp(self.log_sigma)) * noise
 
 
 def gaussian(mean: Tensor, log_sigma: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

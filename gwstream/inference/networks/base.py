@@ -1,5 +1,10 @@
 """What every network is: a module that can be trained by its loss, and that proposes a posterior for one window.
 
+A proposal comes about in three steps: `Network.noise` draws random numbers, `Network.forward` makes tensors of them and
+of the window, and `Network.density` makes of these a density that can be drawn from. The second is what costs, a pure
+function of tensors whose shapes never change, so that an engine other than torch can take it over; the other two are
+the same on all engines.
+
 Coordinates e are those of `parameters`: four on the real line and, last, one angle in (-pi, pi].
 """
 
@@ -95,9 +100,27 @@ class Network(nn.Module, ABC):
     def loss(self, inputs: Inputs, e: Tensor, pace: Pace) -> Objective:
         """What training minimises, for coordinates (B, 5) of the truth."""
 
+    def noise(self, rng: Generator, latents: int) -> tuple[Tensor, ...]:
+        """The random numbers, float32 and (1, …) each, that `forward` takes for ONE window; most take none.
+
+        ``latents``: parts of a proposal that is a finite mixture over a latent.
+        """
+        return ()
+
     @abstractmethod
+    def forward(self, y: Tensor, windows: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
+        """What the proposals of B windows are made of, (B, …) each, from `Inputs` and `noise`.
+
+        Shapes depend on shapes alone, nothing is drawn, and `torch.export` takes it as it stands.
+        """
+
+    @abstractmethod
+    def density(self, *made: Tensor) -> Proposal:
+        """The density q(e|y) of ONE window, of what `forward` made for it, (1, …) each."""
+
     def propose(self, inputs: Inputs, rng: Generator, latents: int) -> Proposal:
-        """The density q(e|y) of ONE window. ``latents``: parts of a proposal that is a finite mixture over a latent."""
+        """The density q(e|y) of ONE window, by torch; ``latents`` as in `noise`."""
+        return self.density(*self(inputs.y, inputs.windows, *self.noise(rng, latents)))
 
 
 Draw = Callable[[Generator, int], tuple[Tensor, Tensor]]

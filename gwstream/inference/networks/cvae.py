@@ -46,7 +46,7 @@ class Cvae(Diagonal):
         return self.prior(window).log_density(z)
 
     def draw_prior(self, window: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
-        """Latents (L, latent) of one window."""
+        """Latents (B, L, latent)."""
         return self.prior(window).draw(noise, uniform)
 
     def encode(self, window: Tensor, e: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

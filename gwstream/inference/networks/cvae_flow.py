@@ -20,7 +20,7 @@ from numpy.random import Generator
 from torch import Tensor, nn
 
 from gwstream.inference.networks.autoencoder import DECODED, Autoencoder, Decoded, as_numbers, gaussian
-from gwstream.inference.networks.base import LOG_TWO_PI, STRAIGHT, Inputs, Tensors
+from gwstream.inference.networks.base import LOG_TWO_PI, STRAIGHT, Inputs, Tensors, normals
 from gwstream.inference.networks.flow import standard_normal
 from gwstream.inference.networks.layers import LEAST_SIGMA, MOST_SIGMA, Autoregression, Chain, Residual, bounded, trunk
 from gwstream.model import CvaeFlowSpec
@@ -39,11 +39,11 @@ class Leaning:
     slopes: Tensor
 
     @classmethod
-    def of(cls, raw: Tensor) -> Leaning:
-        """From a network's output (…, `DECODED` + `SLOPES`)."""
-        slopes = raw.new_zeros(*raw.shape[:-1], STRAIGHT + 1, STRAIGHT)
-        slopes[..., LOW, COLUMN] = raw[..., DECODED:]
-        return cls(Decoded.of(raw[..., :DECODED]), slopes)
+    def of(cls, centre: Decoded, below: Tensor) -> Leaning:
+        """With the slopes as a network says them, (…, `SLOPES`), those below the diagonal."""
+        slopes = below.new_zeros(*below.shape[:-1], STRAIGHT + 1, STRAIGHT)
+        slopes[..., LOW, COLUMN] = below
+        return cls(centre, slopes)
 
     def log_density(self, e: Tensor) -> Tensor:
         """ln r(e|z,y), (…,), of e (…, 5): that of `Decoded` for what is left when the leaning is taken off."""
@@ -81,8 +81,9 @@ class CvaeFlow(Autoencoder):
         return (standard_normal(u) - log_width).reshape(z.shape[:2])
 
     def draw_prior(self, window: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
-        """Latents (L, latent) of one window; there is nothing to pick."""
-        return self.e1.outward(self.e1.prepare(window), noise)[0]
+        """Latents (B, L, latent); there is nothing to pick."""
+        prepared = [_repeated(part, noise.shape[1]) for part in self.e1.prepare(window)]
+        return self.e1.outward(prepared, noise.flatten(0, 1))[0].reshape(noise.shape)
 
     def encode(self, window: Tensor, e: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """E2: latents (B, L, latent), and ln q(z|e,y), (B, L)."""
@@ -97,17 +98,32 @@ class CvaeFlow(Autoencoder):
 
     def decode(self, window: Tensor, z: Tensor) -> Leaning:
         """D for latents (B, L, latent) of embedded windows (B, width)."""
-        return Leaning.of(self.d(self.d_window(window)[:, None] + self.d_z(z)))
+        return Leaning.of(*self._decode(window, z))
 
-    def propose(self, inputs: Inputs, rng: Generator, latents: int) -> Tensors:
-        """The decoder over ``latents`` latents, as one mixture."""
-        window = self.embed(inputs)
-        noise = torch.from_numpy(rng.standard_normal((latents, self.latent), np.float32))
-        found = self.decode(window, self.draw_prior(window, noise, noise[:, 0])[None])
-        centre = found.centre
-        one = Decoded(centre.mean[0], centre.sigma[0], centre.angle[0], centre.log_kappa[0])
-        parts = _Parts(Leaning(one, found.slopes[0]))
+    def _decode(self, window: Tensor, z: Tensor) -> tuple[Decoded, Tensor]:
+        raw = self.d(self.d_window(window)[:, None] + self.d_z(z))
+        return Decoded.of(raw[..., :DECODED]), raw[..., DECODED:]
+
+    def noise(self, rng: Generator, latents: int) -> tuple[Tensor, ...]:
+        """Standard normal numbers (1, L, latent)."""
+        return (normals(rng, 1, latents, self.latent),)
+
+    def forward(self, y: Tensor, windows: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
+        """The decoder over L latents: mean, sigma (B, L, 4), angle, ln kappa (B, L), and slopes (B, L, `SLOPES`)."""
+        window = self.embed(Inputs(y, windows))
+        centre, below = self._decode(window, self.draw_prior(window, noise[0], noise[0][..., 0]))
+        return centre.mean, centre.sigma, centre.angle, centre.log_kappa, below
+
+    def density(self, *made: Tensor) -> Tensors:
+        """The decoder over its latents, as one mixture."""
+        *centre, below = (part[0] for part in made)
+        parts = _Parts(Leaning.of(Decoded(*centre), below))
         return Tensors(parts.draw, parts.log_density, stratified=True)
+
+
+def _repeated(part: Tensor, times: int) -> Tensor:
+    """Each window's rows so many times in a row; those of a single one serve all as they are."""
+    return part if len(part) == 1 else part.repeat_interleave(times, 0)
 
 
 class _Parts:

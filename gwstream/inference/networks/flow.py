@@ -42,9 +42,13 @@ class Flow(Network):
         """The mean of -ln q(e|y)."""
         return Objective.of(self.log_density(self.prepare(self.context(inputs)), e))
 
-    def propose(self, inputs: Inputs, rng: Generator, latents: int) -> Tensors:
+    def forward(self, y: Tensor, windows: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
+        """What the window says to each part of the flow."""
+        return tuple(self.prepare(self.context(Inputs(y, windows))))
+
+    def density(self, *made: Tensor) -> Tensors:
         """The flow of one window."""
-        prepared = self.prepare(self.context(inputs))
+        prepared = list(made)
         return Tensors(lambda rng, n: self.draw(prepared, rng, n), lambda e: self.log_density(prepared, e))
 
 

@@ -98,16 +98,20 @@ class Gaussian(Network):
 
     def normals(self, inputs: Inputs) -> Normals:
         """What is said of B windows."""
-        raw = self.head(self.trunk((inputs.y - self.shift) * self.scale))
-        return Normals.of(raw.unflatten(-1, (-1, SIZE)))
+        return Normals.of(*self(inputs.y, inputs.windows))
 
     def loss(self, inputs: Inputs, e: Tensor, pace: Pace) -> Objective:
         """The mean of -ln q(e|y)."""
         return Objective.of(self.normals(inputs).log_density(e))
 
-    def propose(self, inputs: Inputs, rng: Generator, latents: int) -> Tensors:
+    def forward(self, y: Tensor, windows: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
+        """The head's numbers (B, M, `SIZE`)."""
+        raw = self.head(self.trunk((y - self.shift) * self.scale))
+        return (raw.unflatten(-1, (-1, SIZE)),)
+
+    def density(self, *made: Tensor) -> Tensors:
         """The normals of one window."""
-        found = self.normals(inputs)
+        found = Normals.of(*made)
 
         def draw(rng: Generator, n: int) -> tuple[Tensor, Tensor]:
             uniform = torch.from_numpy((np.arange(n) + rng.random(n)) / n)

@@ -72,7 +72,8 @@ class Autoregression(nn.Module):
         return torch.baddbmm(self.last_bias, functional.gelu(h), self.last).transpose(0, 1)
 
     def one(self, d: int, prepared: Tensor, x: Tensor) -> Tensor:
-        """(n, P) of coordinate ``d`` of one window, prepared (1, D, hidden), from what it sees, (n, G + d)."""
+        """(n, P) of coordinate ``d`` from what it sees, (n, G + d); prepared (1, D, hidden) of one window for all, or
+        (n, D, hidden) row by row."""
         h = prepared[:, d] + _seen(x) @ self.earlier[:, : self.given + d, d].flatten(0, 1)
         for weight, bias in zip(self.weight[:, d], self.bias[:, d], strict=True):
             h = h + torch.addmm(bias, functional.gelu(h), weight)
@@ -99,12 +100,12 @@ class Chain(nn.ModuleList):
         return x, total
 
     def outward(self, prepared: list[Tensor], u: Tensor) -> tuple[Tensor, Tensor]:
-        """The inverse of `inward` for (n, D) numbers of ONE window."""
+        """The inverse of `inward` for (n, D) numbers, of one window or row by row."""
         total = u.new_zeros(len(u))
         for step, said in zip(reversed(self._steps()), reversed(prepared), strict=True):
             u, x = u.flip(-1), u[:, :0]
             for d in range(u.shape[1]):
-                shift, raw = step.one(d, said, x[: len(u) if d else 1]).unbind(-1)
+                shift, raw = step.one(d, said, x[: len(u) if d else len(said)]).unbind(-1)
                 log_sigma = bounded(raw, LEAST_SIGMA, MOST_SIGMA)
                 x = torch.cat([x, (shift + torch.exp(log_sigma) * u[:, d])[:, None]], 1)
                 total = total + log_sigma

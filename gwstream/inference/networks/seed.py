@@ -77,7 +77,7 @@ class Seed(Diagonal):
         return Latent.of(self.e1(window), self.components).log_density(z)
 
     def draw_prior(self, window: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
-        """Latents (L, latent) of one window."""
+        """Latents (B, L, latent)."""
         return Latent.of(self.e1(window), self.components).draw(noise, uniform)
 
     def encode(self, window: Tensor, e: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

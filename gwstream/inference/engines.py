@@ -1,0 +1,85 @@
+"""Engines run `Network.forward`, each its own way; density, draws and weights are the same behind all of them.
+
+An engine is one file, ``engine_NAME.py`` beside this one, with a class called ``ENGINE`` that keeps to `Engine`. It is
+found by its file's name, and imported where it is asked for: nothing else needs to know of it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from torch import Tensor
+
+from gwstream.config import InferenceConfig
+from gwstream.errors import ConfigError
+from gwstream.inference.networks import Network
+
+PREFIX = "engine_"
+
+
+class Engine(Protocol):
+    """Runs one network on inputs of one shape, always the same way: equal inputs give equal bytes.
+
+    ``kind``: the file's name without `PREFIX`; ``rank``: of several that are installed, "auto" takes the highest.
+    """
+
+    kind: ClassVar[str]
+    rank: ClassVar[int]
+
+    def __init__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> None:
+        """Make ``net`` ready for inputs shaped like ``example``. Raises `EngineError` where it cannot be done."""
+
+    @classmethod
+    def missing(cls) -> str:
+        """What has to be installed before it can run here, as a sentence's end; empty: nothing."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """As messages say it."""
+        ...
+
+    def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What ``net(*inputs)`` gives, float32 on the CPU, in memory of its own. Raises `EngineError`."""
+        ...
+
+
+def kinds() -> list[str]:
+    """All engines there are, installed or not, in alphabetical order."""
+    return sorted(file.stem.removeprefix(PREFIX) for file in Path(__file__).parent.glob(f"{PREFIX}*.py"))
+
+
+def chosen(config: InferenceConfig) -> list[type[Engine]]:
+    """The engines to try, best first, torch always last. Raises `ConfigError` that says what to install or write.
+
+    With "auto" those that are installed, by rank; else the one that is named, and behind it torch.
+    """
+    wanted = config.engine
+    if wanted != "auto" and wanted not in kinds():
+        names = ["auto", *kinds()]
+        near = difflib.get_close_matches(wanted, names, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names)}"
+        raise ConfigError(f"inference.engine: there is no engine '{wanted}'; {hint}")
+    if wanted == "auto":
+        found = [engine for engine in _all() if not engine.missing()]
+        return sorted(found, key=lambda engine: -engine.rank)
+    engine = _load(wanted)
+    if missing := engine.missing():
+        raise ConfigError(
+            f"inference.engine is '{wanted}', but it cannot run here: {missing}; "
+            f'or write engine = "auto" to have the best that is installed'
+        )
+    return [engine] if wanted == "torch" else [engine, _load("torch")]
+
+
+def _all() -> Iterator[type[Engine]]:
+    return map(_load, kinds())
+
+
+def _load(kind: str) -> type[Engine]:
+    engine: type[Engine] = importlib.import_module(f"gwstream.inference.{PREFIX}{kind}").ENGINE
+    return engine
