@@ -43,6 +43,7 @@ lint: $(VENV)/.test ## style, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=benchmarks $(BIN)/mypy --allow-any-generics --implicit-reexport benchmarks tools
 	$(BIN)/lint-imports
 
 format: $(VENV)/.test ## put the code into its form

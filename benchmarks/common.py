@@ -83,7 +83,7 @@ def noise(rng: Generator, curve: str, rate: int, seconds: int) -> Floats:
     """Gaussian noise coloured by a shipped spectrum, (seconds * rate,)."""
     n = rate * seconds
     spectrum = np.fft.rfft(rng.standard_normal(n))
-    f = np.fft.rfftfreq(n, 1 / rate)
+    f = np.asarray(np.fft.rfftfreq(n, 1 / rate), np.float64)
     shape = asd(curve, f) * np.sqrt(rate / 2)
     shape[f < 5] = 0.0
     return np.fft.irfft(spectrum * shape, n)

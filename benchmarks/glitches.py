@@ -159,10 +159,10 @@ def outcomes(inference: Inference, data: Path, placements: int, seed: int) -> li
         rng = np.random.default_rng([seed, number])
         detectors = glitch.detector, OTHER[glitch.detector]
         length = HISTORY + EVERY * placements
-        noises = tuple(cache(partial(noise, inference, name, length, 1000 * seed + number)) for name in detectors)
+        here, there = (cache(partial(noise, inference, name, length, 1000 * seed + number)) for name in detectors)
         for place in range(placements):
             gps = GPS + HISTORY + EVERY * place + rng.uniform(0.5, 1.5)
-            found.append(placed(inference, glitch, noises, gps, rng.uniform(*SNR)))
+            found.append(placed(inference, glitch, (here, there), gps, rng.uniform(*SNR)))
     return found
 
 

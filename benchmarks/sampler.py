@@ -8,6 +8,7 @@ bilby is no dependency of gwstream, so it gets an environment of its own that al
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 import time
 from typing import Any
@@ -20,11 +21,11 @@ from threadpoolctl import threadpool_limits
 
 from gwstream.inference import load_model
 from gwstream.inference.likelihood import Templates, log_ratio
-from gwstream.inference.parameters import chirp_and_ratio
 from gwstream.prior import Prior
 from gwstream.settings import default_model
 from gwstream.training.dataset import Member, Simulator, family
 from gwstream.training.exact import exact
+from gwstream.waveforms import chirp_mass
 
 NAMES = ("chirp_mass", "mass_ratio", "effective_distance", "time", "phase")
 SIGNALS = ((36.0, 29.0, 12.0), (60.0, 45.0, 9.0), (28.0, 22.0, 20.0))  # masses in Msun, SNR
@@ -44,7 +45,8 @@ class WindowLikelihood(bilby.Likelihood):  # type: ignore[misc]
         if not np.isfinite(self.prior.log_density(x)[0]):
             return -1e300
         # bilby's priors are uniform in chirp mass and ratio; ours in the masses: dm1 dm2 = m1^2 / Mc dMc dq
-        return float(log_ratio(self.samples, self.templates.waveforms(x))[0]) + 2 * np.log(mass_1) - np.log(chirp)
+        log_l = float(log_ratio(self.samples, self.templates.waveforms(x))[0])
+        return log_l + 2 * math.log(mass_1) - math.log(chirp)
 
 
 def priors(prior: Prior) -> Any:
@@ -75,7 +77,7 @@ def compare(number: int, templates: Templates, simulator: Simulator, member: Mem
     samples = simulator.windows(member, x, 1, torch.Generator().manual_seed(number))[0].double().numpy()
     judged = exact(samples, templates, prior)
     draws = judged.draw(rng, 20_000)
-    ours = np.column_stack([*chirp_and_ratio(draws), draws[:, 2:]])
+    ours = np.column_stack([chirp_mass(draws[:, 0], draws[:, 1]), draws[:, 1] / draws[:, 0], draws[:, 2:]])
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         result = bilby.run_sampler(

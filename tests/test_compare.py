@@ -57,8 +57,7 @@ def test_table_has_a_row_a_network_and_measures_each_once(
         return known(plan, comparison.load_model(model).hash)
 
     monkeypatch.setattr(comparison, "measure", measure)
-    path = compare(models, PLAN, tmp_path / "table")
-    text = path.read_text(encoding="utf-8")
+    text = compare(models, PLAN, tmp_path).read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| [")]
     assert len(rows) == 2
     for figure in ("| 2.5 M |", "| 9 |", "| 0.71 / 0.32 |", "| 0.83 / 0.44 |", "| 0.35 ± 0.02 |", "| 4.1 / 9.2 / 43 |"):
@@ -66,9 +65,12 @@ def test_table_has_a_row_a_network_and_measures_each_once(
     for figure in ("| 1.4 (8123) |", "| 0.021 |", "| 27 |", "| ? |"):
         assert figure in rows[1], figure
     assert f"gwstream compare models/first models/second {PLAN.options}`" in text
-    assert (tmp_path / "table" / "loss.png").stat().st_size > 5000
-    compare(models, PLAN, tmp_path / "table")
+    assert "not shipped" not in text
+    assert (tmp_path / "loss.png").stat().st_size > 5000
+    elsewhere = compare(models, PLAN, tmp_path / "table").read_text(encoding="utf-8")
     assert measured == models  # nothing anew
+    assert "| first |" in elsewhere
+    assert "not shipped" in elsewhere
     compare(models[:1], Plan(injections=11, seed=4), tmp_path / "table")
     assert measured == [*models, models[0]]  # another plan, other figures
 

@@ -24,15 +24,22 @@ LICENCE = "CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/)"
 UTC = {1126259447: "2015-09-14T09:50:30"}
 
 
+def _found(pattern: str, line: str) -> tuple[str, ...]:
+    match = re.search(pattern, line)
+    if match is None:
+        raise SystemExit(f"not a line of a GWOSC text file: {line!r}")
+    return match.groups()
+
+
 def convert(text: Path, out: Path) -> None:
     """Write ``out`` and check that it reads back equal to ``text``, bit for bit."""
     with gzip.open(text, "rt", encoding="ascii") as lines:
         content = lines.read()
     head = [line for line in content.splitlines() if line.startswith("#")]
     samples = np.array([float(line) for line in content.splitlines() if not line.startswith("#")])
-    event, detector = re.search(r"for (\w+)_R1 for (\w\d)", head[0]).groups()
-    rate = int(re.search(r"has (\d+) samples per second", head[1])[1])
-    start, duration = (int(n) for n in re.search(r"GPS (\d+) duration (\d+)", head[2]).groups())
+    event, detector = _found(r"for (\w+)_R1 for (\w\d)", head[0])
+    rate = int(_found(r"has (\d+) samples per second", head[1])[0])
+    start, duration = (int(n) for n in _found(r"GPS (\d+) duration (\d+)", head[2]))
     if len(samples) != rate * duration:
         raise SystemExit(f"{text}: {len(samples)} values, {rate * duration} expected")
     with h5py.File(out, "w", libver=("earliest", "v108")) as file:

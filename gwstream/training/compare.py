@@ -56,7 +56,7 @@ def compare(models: list[Path], plan: Plan, folder: Path) -> Path:
     if curves:
         pictures.loss_plot(curves, folder / PICTURE)
     path = folder / "README.md"
-    path.write_text(_text(rows, models, plan, bool(curves)), encoding="utf-8")
+    path.write_text(_text(rows, models, plan, folder), encoding="utf-8")
     return path
 
 
@@ -76,7 +76,8 @@ def _row(model: Path, found: Figures) -> Row:
     )
 
 
-def _text(rows: list[Row], models: list[Path], plan: Plan, pictured: bool) -> str:
+def _text(rows: list[Row], models: list[Path], plan: Plan, folder: Path) -> str:
+    beside = {model.name for model in models if model.parent == folder.resolve()}
     stated = f"{STATED[0]:g} to {STATED[1]:g}"
     names = " ".join(f"models/{model.name}" for model in models)
     lines = [
@@ -99,17 +100,19 @@ def _text(rows: list[Row], models: list[Path], plan: Plan, pictured: bool) -> st
         "| network | kind | seed | parameters | samples | ESS, family | ESS, fixed | KL | JS, network | JS, weighted "
         "| ln Z | ms |",
         "|" + "---|" * 12,
-        *(_line(row) for row in rows),
+        *(_line(row, row.name in beside) for row in rows),
     ]
-    if pictured:
+    if len(beside) < len(rows):
+        lines += ["", "Networks without a link are not shipped; those of another seed come of `gwstream train --seed`."]
+    if any(len(row.curve) for row in rows):
         lines += ["", f"![Loss on held-out examples against samples]({PICTURE})"]
     return "\n".join(lines) + "\n"
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, linked: bool) -> str:
     found = row.figures
     cells = [
-        f"[{row.name}]({row.name})",
+        f"[{row.name}]({row.name})" if linked else row.name,
         row.kind,
         str(row.seed),
         f"{row.parameters / 1e6:.2f} M",
