@@ -9,7 +9,7 @@ DEMO ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint format docs bench bench-hour bench-network bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
-  bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants train validate compare clean system-packages
+  bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants bench-restart train validate compare clean system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ bench-network: $(VENV)/.test ## which signals two detectors find together, and w
 
 bench-mutants: $(VENV)/.test ## 120 000 damaged frames through the reader: none crashes it or passes for strain
 	$(BIN)/python benchmarks/mutants.py
+
+bench-restart: $(VENV)/.test ## how soon a killed daemon is back (2 minutes)
+	$(BIN)/python benchmarks/restart.py
 
 bench-averages: $(VENV)/.test ## what a short PSD history costs, Gaussian and Student-t (a quarter of an hour)
 	$(BIN)/python benchmarks/averages.py

@@ -26,6 +26,7 @@ SCRIPTS = (
     "coverage.py",
     "alarms.py",
     "background.py",
+    "restart.py",
 )
 
 
