@@ -186,6 +186,10 @@ class MetricsConfig(Section):
     enabled: bool = True
     host: str = "127.0.0.1"
     port: int = Field(9480, ge=0, le=65535, description="0: any free port, printed at start")
+    token_file: Path | None = Field(None, description="what all but health checks must show; null: nothing")
+    names: tuple[str, ...] = Field((), description="further names of this host that browsers ask for, without token")
+    connections: int = Field(64, ge=2, le=10_000, description="open at once; one address has half of them at most")
+    request_rate: float = Field(20.0, gt=0, description="requests a second of one address, on average")
 
 
 class ServiceConfig(Section):
@@ -232,7 +236,8 @@ def load(path: Path) -> Config:
         config = Config.model_validate(table)
     except ValidationError as problem:
         raise ConfigError(explain(path, problem, Config)) from None
-    return _anchored(config, path.resolve().parent)
+    anchored: Config = _anchored(config, path.resolve().parent)
+    return anchored
 
 
 def explain(path: Path, problem: ValidationError, root: type[BaseModel]) -> str:
@@ -277,22 +282,15 @@ def _found(root: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str]
     return names, root
 
 
-def _anchored(config: Config, folder: Path) -> Config:
+def _anchored(value: Any, folder: Path) -> Any:
     """The same settings with ``$VARIABLES`` in paths filled in, and relative paths taken from ``folder``."""
-
-    def fix(path: Path | None) -> Path | None:
-        return None if path is None else folder / os.path.expandvars(path)
-
-    detectors = {
-        name: d.model_copy(update={"directory": fix(d.directory), "files": tuple(folder / f for f in d.files)})
-        for name, d in config.source.detectors.items()
-    }
-    source = config.source.model_copy(
-        update={"detectors": detectors, "injection_file": fix(config.source.injection_file)}
-    )
-    inference = config.inference.model_copy(update={"model": fix(config.inference.model)})
-    secrets = ("password_file", "ca_file", "certificate_file", "key_file")
-    publish = config.publish.model_copy(update={name: fix(getattr(config.publish, name)) for name in secrets})
-    state = config.service.state
-    service = config.service.model_copy(update={"state": state if state in ("", "auto") else str(folder / state)})
-    return config.model_copy(update={"source": source, "inference": inference, "publish": publish, "service": service})
+    if isinstance(value, Section):
+        fields = {name: _anchored(getattr(value, name), folder) for name in type(value).model_fields}
+        if isinstance(value, ServiceConfig) and value.state not in ("", "auto"):
+            fields["state"] = str(folder / value.state)
+        return value.model_copy(update=fields)
+    if isinstance(value, dict):
+        return {name: _anchored(one, folder) for name, one in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_anchored(one, folder) for one in value)
+    return folder / os.path.expandvars(value) if isinstance(value, Path) else value

@@ -64,7 +64,8 @@ async def serve(work: Work, *, service: ServiceConfig, http: MetricsConfig, metr
     async with AsyncExitStack() as stack:
         stack.enter_context(_signals(life.stop, service.drain + GRACE + CANCEL_LIMIT + LAST))
         if http.enabled:
-            port = await stack.enter_async_context(serving(http, feed=feed, exposition=metrics.exposition))
+            site = serving(http, feed=feed, exposition=metrics.exposition, tally=metrics.tally)
+            port = await stack.enter_async_context(site)
             log.info("live page and metrics at http://%s:%d/", http.host, port)
         beat = asyncio.create_task(_beat(metrics), name="service-beat")
         stack.callback(beat.cancel)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gwstream.config import CalibrationConfig, Config, default_model, explain
+from gwstream.config import CalibrationConfig, Config, MetricsConfig, default_model, explain
 from gwstream.errors import ConfigError, SourceError
 from gwstream.model import ModelSpec
 
@@ -84,7 +84,7 @@ def check(path: Path, config: Config) -> None:
     model = load_model(config.inference.model)
     prior = model.spec.prior.served(config.inference.distance_prior)
     engines = ", else ".join(engine.kind for engine in chosen(config.inference))
-    publish, http = config.publish, config.metrics
+    publish = config.publish
     in_volume = " in volume" if prior.distance_density == "volume" else ""
     rows = [
         ("source", config.source.kind),
@@ -99,7 +99,7 @@ def check(path: Path, config: Config) -> None:
         ("calibration", _calibration(config.calibration, model.spec)),
         ("publish", f"MQTT v5 to {publish.host}:{publish.port}, topics {publish.prefix}/# (not tried)"),
         ("  outbox", _outbox(config)),
-        ("page, metrics", f"http://{http.host}:{http.port}/" if http.enabled else "off"),
+        ("page, metrics", _web(config.metrics)),
     ]
     print(f"{path}: good")
     for label, meaning in rows:
@@ -123,6 +123,13 @@ def _outbox(config: Config) -> str:
         return "in memory: a restart loses what the broker has not taken, and warms up anew"
     publish = config.publish
     return f"{directory}, archive of {publish.archive_days:g} days or {publish.archive_mb:g} MB"
+
+
+def _web(config: MetricsConfig) -> str:
+    if not config.enabled:
+        return "off"
+    who = "whoever reaches it" if config.token_file is None else f"whoever has the token of {config.token_file}"
+    return f"http://{config.host}:{config.port}/, for {who}"
 
 
 def _calibration(config: CalibrationConfig, spec: ModelSpec) -> str:

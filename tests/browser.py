@@ -23,19 +23,40 @@ class Page:
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
         self._number = 0
+        self._password = ""
+        self.asked = 0  # how often the browser asked for a password
         self.complaints: list[str] = []
 
-    async def call(self, method: str, **parameters: Any) -> Any:
+    async def _send(self, method: str, **parameters: Any) -> int:
         self._number += 1
         await self._socket.send_json({"id": self._number, "method": method, "params": parameters})
+        return self._number
+
+    async def call(self, method: str, **parameters: Any) -> Any:
+        number = await self._send(method, **parameters)
         async with asyncio.timeout(20):
             while True:
                 answer = await self._socket.receive_json()
-                if answer.get("id") == self._number:
+                if answer.get("id") == number:
                     return answer["result"]
                 told = answer.get("params", {})
-                if answer["method"] in COMPLAINTS or told.get("type") == "error":
+                await self._dialog(answer.get("method"), told)
+                if answer.get("method") in COMPLAINTS or told.get("type") == "error":
                     self.complaints.append(str(told))
+
+    async def _dialog(self, method: str | None, told: dict[str, Any]) -> None:
+        """Do what a user does who is asked for a password."""
+        if method == "Fetch.requestPaused":
+            await self._send("Fetch.continueRequest", requestId=told["requestId"])
+        elif method == "Fetch.authRequired":
+            self.asked += 1
+            answer = {"response": "ProvideCredentials", "username": "any", "password": self._password}
+            await self._send("Fetch.continueWithAuth", requestId=told["requestId"], authChallengeResponse=answer)
+
+    async def password(self, text: str) -> None:
+        """Answer the browser's dialog with this from now on."""
+        self._password = text
+        await self.call("Fetch.enable", handleAuthRequests=True)
 
     async def open(self, url: str) -> None:
         await self.call("Page.navigate", url=url)

@@ -68,7 +68,7 @@ def test_example_names_every_setting() -> None:
 def test_example_comments_show_the_defaults(tmp_path: Path) -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     optional = {"channel", "state_channel", "asd", "injection_file", "username", "password_file"}
-    optional |= {"ca_file", "certificate_file", "key_file"}
+    optional |= {"ca_file", "certificate_file", "key_file", "token_file"}
     kept = []
     for line in text.splitlines():
         commented = re.match(r"# (\w+) = \S", line)
@@ -90,6 +90,8 @@ def test_relative_paths_start_from_the_file(tmp_path: Path) -> None:
     assert config.source.detectors["H1"].directory == tmp_path / "frames"
     assert config.inference.model == tmp_path / "m"
     assert config.publish.password_file == tmp_path / "secret"
+    assert load(write(tmp_path, MINIMAL + '[metrics]\ntoken_file = "t"\n')).metrics.token_file == tmp_path / "t"
+    assert load(write(tmp_path, MINIMAL + '[service]\nstate = "s"\n')).service.state == str(tmp_path / "s")
 
 
 def test_secrets_come_from_systemd_and_halves_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,13 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
     "web": {
         "too_many_pages": "a live page was turned away",
         "slow_page": "a live page that did not keep up was cut off",
+        "too_many_connections": "turned away: metrics.connections are open, or half of them to one address",
+        "too_many_requests": "turned away: an address asks more than metrics.request_rate",
+        "slow_client": "cut off: it took too long to send a request, or to take the answer",
+        "bad_request": "what came was no HTTP, too large, or had a body",
+        "unauthorized": "the token was missing or wrong",
+        "foreign_host": "a browser asked for a name that is not in metrics.names",
+        "foreign_page": "another web site asked for the live page's events",
     },
     "other": {"other": "reasons beyond the 64 a detector that have a counter of their own"},
 }

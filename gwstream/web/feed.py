@@ -76,7 +76,7 @@ class Feed:
         self._now_ns = now_ns
         self._monotonic = monotonic
         self._came: dict[str, float] = {}  # when a detector's strain last went on
-        self._pages: set[_Page] = set()
+        self._pages: dict[_Page, str] = {}  # whose it is
         self._about: dict[str, Any] = {"detectors": list(detectors)}
         self._link: dict[str, Any] = {"up": False, "reason": "not connected yet", "outbox": 0}
         self._states: dict[str, DetectorState | None] = dict.fromkeys(detectors)
@@ -152,20 +152,21 @@ class Feed:
         return out
 
     @contextmanager
-    def page(self) -> Iterator[AsyncIterator[bytes]]:
-        """The stream of one page, as server-sent events: history first. Raises `Full`."""
-        if len(self._pages) >= self._limit:
+    def page(self, who: str = "") -> Iterator[AsyncIterator[bytes]]:
+        """The stream of one page, as server-sent events: history first. Raises `Full`; nobody has more than half."""
+        of_one = sum(owner == who for owner in self._pages.values())
+        if len(self._pages) >= self._limit or of_one >= max(1, self._limit // 2):
             self._tally("web", "too_many_pages", "")
             raise Full
         page = _Page(list(self._history()))
-        self._pages.add(page)
+        self._pages[page] = who
         self._on_clients(len(self._pages))
         if self._closed:
             page.close()
         try:
             yield page.stream()
         finally:
-            self._pages.discard(page)
+            self._pages.pop(page, None)
             self._on_clients(len(self._pages))
 
     def close(self) -> None:

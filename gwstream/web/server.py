@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +15,14 @@ from aiohttp import web
 
 from gwstream.config import MetricsConfig
 from gwstream.errors import ConfigError
+from gwstream.records import Tally, silent
+from gwstream.web.access import HEADERS, Access
 from gwstream.web.feed import Feed, Full
+from gwstream.web.guard import BACKLOG, Connection, Guard, Patience, connection_of
+
+log = logging.getLogger("web")
+
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 STATIC = Path(__file__).parent / "static"
 FILES = {
@@ -25,33 +34,45 @@ FILES = {
     "/static/vendor/uPlot.iife.min.js": ("vendor/uPlot.iife.min.js", "text/javascript"),
     "/static/vendor/uPlot.min.css": ("vendor/uPlot.min.css", "text/css"),
 }
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",
-}
 TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @asynccontextmanager
-async def serving(config: MetricsConfig, *, feed: Feed, exposition: Callable[[], bytes]) -> AsyncIterator[int]:
+async def serving(
+    config: MetricsConfig,
+    *,
+    feed: Feed,
+    exposition: Callable[[], bytes],
+    tally: Tally = silent,
+    patience: Patience | None = None,
+) -> AsyncIterator[int]:
     """The server while the block lasts; gives the port. ``exposition``: the text of ``/metrics``, made in a thread.
 
-    Raises `ConfigError` when the port cannot be had.
+    Raises `ConfigError` when the port cannot be had, or the token.
     """
-    runner = web.AppRunner(_application(feed, exposition), access_log=None, shutdown_timeout=1.0)
+    access, guard = Access(config, tally), Guard(config, tally=tally, patience=patience)
+    if access.open and config.host not in LOOPBACK:
+        log.warning(
+            "whoever reaches port %d of %s may read all: metrics.token_file is not set", config.port, config.host
+        )
+    # a handler whose client has gone is cancelled, so that its place is free at once
+    runner = web.AppRunner(
+        _application(feed, exposition, guard, access), shutdown_timeout=1.0, handler_cancellation=True
+    )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, config.host, config.port)
+        http = runner.server
+        assert http is not None
         try:
-            await site.start()
+            listener = await asyncio.get_running_loop().create_server(
+                lambda: Connection(guard, http), config.host, config.port, backlog=BACKLOG
+            )
         except OSError as problem:
             raise ConfigError(_refused(config, problem)) from None
-        yield int(runner.addresses[0][1])
+        try:
+            yield int(listener.sockets[0].getsockname()[1])
+        finally:
+            listener.close()
     finally:
         feed.close()
         await runner.cleanup()
@@ -66,9 +87,14 @@ def _refused(config: MetricsConfig, problem: OSError) -> str:
     return f"metrics.host = '{config.host}', metrics.port = {config.port}: cannot listen there: {problem.strerror}"
 
 
-def _application(feed: Feed, exposition: Callable[[], bytes]) -> web.Application:
+def _application(feed: Feed, exposition: Callable[[], bytes], guard: Guard, access: Access) -> web.Application:
+    making: asyncio.Task[bytes] | None = None
+
     async def metrics(_: web.Request) -> web.Response:
-        text = await asyncio.to_thread(exposition)
+        nonlocal making
+        if making is None or making.done():  # scrapes at one time have one text: the thread takes time from inference
+            making = asyncio.create_task(asyncio.to_thread(exposition), name="web-metrics")
+        text = await asyncio.shield(making)
         return web.Response(body=text, headers={"Content-Type": TEXT_FORMAT, "Cache-Control": "no-store"})
 
     async def healthz(_: web.Request) -> web.Response:
@@ -80,13 +106,13 @@ def _application(feed: Feed, exposition: Callable[[], bytes]) -> web.Application
     async def events(request: web.Request) -> web.StreamResponse:
         return await _events(request, feed)
 
-    application = web.Application(middlewares=[_secure])
+    application = web.Application(middlewares=[_guarded(guard, access)])
     application.router.add_get("/metrics", metrics)
     application.router.add_get("/healthz", healthz)
     application.router.add_get("/readyz", readyz)
     application.router.add_get("/events", events)
     for path, (name, kind) in FILES.items():
-        application.router.add_get(path, _file(STATIC / name, kind))
+        application.router.add_get(path, _file((STATIC / name).read_bytes(), kind))
     return application
 
 
@@ -95,9 +121,17 @@ def _verdict(reasons: list[str]) -> web.Response:
     return web.json_response(body, status=503 if reasons else 200, headers={"Cache-Control": "no-store"})
 
 
-def _file(path: Path, kind: str) -> Callable[[web.Request], Any]:
-    async def send(_: web.Request) -> web.FileResponse:
-        return web.FileResponse(path, headers={"Content-Type": f"{kind}; charset=utf-8"})
+def _file(body: bytes, kind: str) -> Callable[[web.Request], Any]:
+    """A handler that sends ``body``, read once at the start: no request makes a path."""
+    tag = hashlib.sha256(body).hexdigest()[:16]
+
+    async def send(request: web.Request) -> web.Response:
+        if any(known.value == tag for known in request.if_none_match or ()):
+            response = web.Response(status=304)
+        else:
+            response = web.Response(body=body, headers={"Content-Type": f"{kind}; charset=utf-8"})
+        response.etag = tag
+        return response
 
     return send
 
@@ -105,7 +139,7 @@ def _file(path: Path, kind: str) -> Callable[[web.Request], Any]:
 async def _events(request: web.Request, feed: Feed) -> web.StreamResponse:
     """Server-sent events until either side goes away."""
     try:
-        with feed.page() as stream:
+        with feed.page(connection_of(request).who) as stream:
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **HEADERS})
             response.headers["Cache-Control"] = "no-store"
             await response.prepare(request)
@@ -118,14 +152,36 @@ async def _events(request: web.Request, feed: Feed) -> web.StreamResponse:
         return web.Response()  # the page is gone
 
 
-@web.middleware
-async def _secure(request: web.Request, handler: Any) -> web.StreamResponse:
-    try:
-        response: web.StreamResponse = await handler(request)
-    except web.HTTPException as problem:
-        problem.headers.update(HEADERS)
-        raise
-    if not response.prepared:
-        for name, value in HEADERS.items():
-            response.headers.setdefault(name, value)
-    return response
+def _guarded(guard: Guard, access: Access) -> Any:
+    """Lets those requests through that may pass, and gives every answer its headers."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Any) -> web.StreamResponse:
+        connection = connection_of(request)
+        with connection.handling():
+            try:
+                _admit(request, connection, guard)
+                access.check(request)
+                response: web.StreamResponse = await handler(request)
+            except web.HTTPException as problem:
+                problem.headers.update(HEADERS)
+                raise
+            if not response.prepared:
+                for name, value in HEADERS.items():
+                    response.headers.setdefault(name, value)
+            return response
+
+    return middleware
+
+
+def _admit(request: web.Request, connection: Connection, guard: Guard) -> None:
+    refusal: web.HTTPException
+    if not guard.request(connection.who):
+        refusal = web.HTTPTooManyRequests(text="too many requests from your address\n", headers={"Retry-After": "1"})
+    elif request.can_read_body:
+        guard.tally("web", "bad_request", "")
+        refusal = web.HTTPRequestEntityTooLarge(max_size=0, actual_size=0, text="no request here has a body\n")
+    else:
+        return
+    refusal.force_close()
+    raise refusal
