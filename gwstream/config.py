@@ -197,6 +197,7 @@ class ServiceConfig(Section):
 
     drain: float = Field(5.0, ge=0, le=60, description="s to finish what was read when told to stop")
     state: str = Field("auto", description="directory of outbox, archive and state; '': none, all in memory")
+    stuck: float = Field(3.0, ge=0.5, le=600, description="s that one piece of work may take before its stage is stuck")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = False
 

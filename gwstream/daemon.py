@@ -16,6 +16,7 @@ from gwstream.conditioning import Conditioner, State
 from gwstream.config import Config, PublishConfig
 from gwstream.console import Printer
 from gwstream.errors import PublishError
+from gwstream.health import Health
 from gwstream.inference import Inference, Model, load_model
 from gwstream.metrics import Metrics
 from gwstream.pipeline.parts import Parts, PublisherLike
@@ -47,7 +48,8 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
     """Open the source, reach the broker, and hand over what the pipeline joins."""
     metrics = Metrics(CollectorRegistry(), tuple(config.source.detectors), queue=config.publish.queue)
     prior = model.spec.prior.served(config.inference.distance_prior)
-    async with open_source(config.source, metrics.tally, prior, model.spec.rate) as source:
+    health = Health(config.service.stuck)
+    async with open_source(config.source, metrics.tally, prior, model.spec.rate, health=health) as source:
         inference = Inference(model, config.inference)
         inference.warm()
         calibration = _calibration(config, inference, live=source.live, tally=metrics.tally)
@@ -75,8 +77,11 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
                     metrics.storage(directory, lambda: outbox.durable)
                 await stack.enter_async_context(outbox)
                 await _reach(config.publish, known=outbox.used)
-                publisher = Publisher(config.publish, outbox=outbox, tally=metrics.tally, observers=(metrics, feed))
+                publisher = Publisher(
+                    config.publish, outbox=outbox, tally=metrics.tally, observers=(metrics, feed), health=health
+                )
                 publisher.tell(**facts)
+                health.listen(lambda stuck: publisher.tell(stuck=[{"part": o.part, "since_gps": o.gps} for o in stuck]))
                 if directory is not None and isinstance(source, Resumable):
                     identity = _identity(config, inference)
                     progress = Progress(directory, identity, settled=partial(_settled, outbox), tally=metrics.tally)
@@ -96,11 +101,14 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
                 calibration=calibration,
                 observers=(metrics, watch),
                 tally=metrics.tally,
+                health=health,
             )
             life.ready(f"{', '.join(source.detectors)} with model {model.name}, engine {inference.engine}")
             await pipeline.run(parts, life.stop)
 
-        await service.serve(work, service=config.service, http=config.metrics, metrics=metrics, feed=feed)
+        await service.serve(
+            work, service=config.service, http=config.metrics, metrics=metrics, feed=feed, health=health
+        )
 
 
 def _identity(config: Config, inference: Inference) -> dict[str, object]:

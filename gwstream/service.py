@@ -1,7 +1,7 @@
 """The life of the process: start, run, drain, stop. It knows no stage; the work is passed in.
 
 The first SIGTERM or SIGINT lets the work finish what it has taken in, the second ends the process at once. systemd is
-told what goes on (`sd_notify(3)`), and that the event loop still turns.
+told what goes on (`sd_notify(3)`), and its watchdog is told so as long as the event loop turns and no part is stuck.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from gwstream.config import MetricsConfig, ServiceConfig
 from gwstream.errors import GwstreamError
+from gwstream.health import Health, Stuck
 from gwstream.metrics import Metrics
 from gwstream.web import Feed, serving
 
@@ -30,7 +31,7 @@ log = logging.getLogger("service")
 GRACE = 1.0  # s beyond the drain limit before the work is cancelled
 CANCEL_LIMIT = 4.0  # s for cancelled work to clean up; then the process ends as it stands
 LAST = 2.0  # s after all of these, when the process ends though the loop or the interpreter waits for a thread
-BEAT = 0.5  # s between two looks at the event loop's delay
+BEAT = 0.5  # s between two looks at the event loop's delay and at what is stuck
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -39,23 +40,24 @@ class Life:
     """What the work is given: the signal to stop, and a way to say how far it is."""
 
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    said: str = "starting"
+    """One line for ``systemctl status``, of a process that is well."""
 
     def ready(self, status: str = "running") -> None:
         """All is up; units that wait for the daemon may go on."""
         log.info("ready: %s", status)
+        self.said = status
         notify(f"READY=1\nSTATUS={status}")
-
-    def status(self, text: str) -> None:
-        """One line for ``systemctl status``."""
-        notify(f"STATUS={text}")
 
 
 Work = Callable[[Life], Coroutine[Any, Any, None]]
 """Runs to its end, or until ``life.stop`` is set and it has then finished what it has taken in."""
 
 
-async def serve(work: Work, *, service: ServiceConfig, http: MetricsConfig, metrics: Metrics, feed: Feed) -> None:
-    """Run ``work`` with the HTTP server beside it, to its end or a signal.
+async def serve(
+    work: Work, *, service: ServiceConfig, http: MetricsConfig, metrics: Metrics, feed: Feed, health: Health
+) -> None:
+    """Run ``work``, which tells ``health`` what it has in hand, with the HTTP server beside it, to its end or a signal.
 
     Raises `GwstreamError`: the work's own; `ConfigError` if the HTTP port is taken; anything else that killed the work
     comes as a `GwstreamError` that names the place.
@@ -64,10 +66,12 @@ async def serve(work: Work, *, service: ServiceConfig, http: MetricsConfig, metr
     async with AsyncExitStack() as stack:
         stack.enter_context(_signals(life.stop, service.drain + GRACE + CANCEL_LIMIT + LAST))
         if http.enabled:
-            site = serving(http, feed=feed, exposition=metrics.exposition, tally=metrics.tally)
-            port = await stack.enter_async_context(site)
+            server = serving(http, feed=feed, exposition=metrics.exposition, health=health, tally=metrics.tally)
+            port = await stack.enter_async_context(server)
             log.info("live page and metrics at http://%s:%d/", http.host, port)
-        beat = asyncio.create_task(_beat(metrics), name="service-beat")
+        health.listen(metrics.stuck)
+        health.listen(_Reporter(life))
+        beat = asyncio.create_task(_beat(metrics, health), name="service-beat")
         stack.callback(beat.cancel)
         await _live(work, life, service.drain)
 
@@ -153,18 +157,48 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-async def _beat(metrics: Metrics) -> None:
-    """Measure the event loop's delay, and tell systemd's watchdog that it turns."""
+async def _beat(metrics: Metrics, health: Health) -> None:
+    """Measure the event loop's delay, see what is stuck, and tell systemd's watchdog if nothing is."""
     loop = asyncio.get_running_loop()
     watched = watchdog_interval()
     told = loop.time()
     while True:
         due = loop.time() + BEAT
         await asyncio.sleep(BEAT)
-        metrics.loop_lag(max(0.0, loop.time() - due))
-        if watched and loop.time() - told >= watched / 3:
+        lag = max(0.0, loop.time() - due)
+        metrics.loop_lag(lag)
+        if lag > BEAT:  # all that polls is late with it: look again when it has had its turn
+            continue
+        stuck = health.look()
+        if watched and not stuck and loop.time() - told >= watched / 3:
             notify("WATCHDOG=1")
             told = loop.time()
+
+
+class _Reporter:
+    """Tells systemd and the log what is stuck, and when it goes on."""
+
+    def __init__(self, life: Life) -> None:
+        self._life = life
+        self._before: dict[str, Stuck] = {}
+        self._status = ""
+
+    def __call__(self, stuck: Sequence[Stuck]) -> None:
+        now = {one.part: one for one in stuck}
+        for part in now.keys() - self._before.keys():
+            log.error("%s; %s", now[part], _remedy())
+        for part in self._before.keys() - now.keys():
+            log.warning("%s: goes on, after %.0f s or more", part, self._before[part].seconds)
+        status = "; ".join(map(str, stuck))
+        if status != self._status:
+            notify(f"STATUS={status or self._life.said}")
+        self._before, self._status = now, status
+
+
+def _remedy() -> str:
+    """What becomes of a process that is stuck."""
+    watched = watchdog_interval()
+    return f"systemd restarts us if that lasts {watched:g} s more" if watched else "nobody restarts us: see /healthz"
 
 
 def watchdog_interval() -> float:

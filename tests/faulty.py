@@ -1,9 +1,14 @@
-"""``gwstream`` with a fault that no frame can bring: known signals get into the windows at three times their size."""
+"""``gwstream`` with faults that no frame can bring.
+
+Known signals get into the windows at three times their size, and parts hang as `hanging` says.
+"""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import replace
+
+import hanging
 
 from gwstream.calibration.shadow import Plan, Planned
 from gwstream.cli import main
@@ -20,4 +25,5 @@ def wrong(self: Plan, planned: Planned) -> tuple[Window, float]:
 
 if __name__ == "__main__":
     Plan.inject = wrong  # type: ignore[method-assign]
+    hanging.prepare()
     sys.exit(main())

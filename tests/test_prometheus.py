@@ -155,13 +155,20 @@ def spaces() -> bool:
 @pytest.mark.skipif(not spaces(), reason="needs user namespaces: unshare -Urm")
 @pytest.mark.skipif(MOSQUITTO is None, reason="needs mosquitto")
 @pytest.mark.timeout(600)
-async def test_every_alert_fires_and_clears_and_every_panel_has_data(tmp_path: Path) -> None:
+async def test_every_alert_fires_and_clears_and_every_panel_has_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HANG", str(tmp_path))  # where a file makes the part of its name hang
     async with watched(tmp_path) as it, AsyncExitStack() as life:
         server = it.server
         process = await life.enter_async_context(it.daemon(str(Path(__file__).with_name("faulty.py"))))
         await server.fires("GwstreamPsdNotReady")  # it has just begun
         await server.clears("GwstreamPsdNotReady")
         await server.fires("GwstreamCalibrationOff")
+        (tmp_path / "engine").touch()
+        await server.fires("GwstreamStuck")
+        (tmp_path / "engine").unlink()
+        await server.clears("GwstreamStuck")
         await _no_broker_and_no_strain(it)
         await _slow_broker_and_late_strain(it)
         await _other_noise_and_a_full_disk(it, process.pid)

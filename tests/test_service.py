@@ -29,6 +29,7 @@ from prometheus_client import CollectorRegistry
 from gwstream import logs, service
 from gwstream.config import MetricsConfig, ServiceConfig
 from gwstream.errors import GwstreamError, ModelError
+from gwstream.health import Health
 from gwstream.metrics import Metrics
 from gwstream.web import Feed
 
@@ -87,7 +88,7 @@ logs.configure(config)
 try:
     asyncio.run(service.serve(
         globals()[work], service=config, http=MetricsConfig(port=port),
-        metrics=Metrics(CollectorRegistry()), feed=Feed()))
+        metrics=Metrics(CollectorRegistry()), feed=Feed(), health=Health()))
 except GwstreamError as problem:
     print(f"gwstream: {problem}", file=sys.stderr)
     sys.exit(problem.exit_code)

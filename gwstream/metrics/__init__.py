@@ -16,12 +16,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from gwstream import __version__, clock
 from gwstream.calibration import Report
 from gwstream.config import PublishConfig
+from gwstream.health import Stuck
 from gwstream.metrics.calibration import KnownSignals
 from gwstream.metrics.exposition import EVENT_BUCKETS, LATENCY_BUCKETS, STAGE_BUCKETS, Plain, free_ratio
 from gwstream.publish import Delivered
 from gwstream.records import NANO, Batch, Gap, Outgoing, Strain, Trigger, Whitener, Window, gps_ns
 
 STAGES = ("source", "conditioning", "batching", "inference", "summary", "publish")
+HOLDING = ("source", "conditioning", "inference", "publish")  # whose work can hang; the others do theirs in passing
 STATES = ("waiting", "ready", "full")
 REASONS = 64
 """Pairs of stage and reason with a counter of their own, a detector; any more are counted together as ``other``."""
@@ -53,6 +55,7 @@ class Metrics:
         self._known_signals = KnownSignals(registry)
         for stage in STAGES:
             self._stage.labels(stage)
+        self.stuck(())
         for quality in ("good", "suspect", "withdrawn"):
             self._child(self._network, quality)
         for detector in detectors:
@@ -64,6 +67,9 @@ class Metrics:
         build = Gauge("gwstream_build_info", "Version of the daemon.", ["version"], registry=r)
         build.labels(__version__).set(1)
         self._model = Gauge("gwstream_model_info", "Model served.", ["name", "version", "hash", "engine"], registry=r)
+        self._stuck = Gauge(
+            "gwstream_stage_stuck", "1 while a piece of work takes longer than it may.", ["stage"], registry=r
+        )
         self._lag = Gauge("gwstream_loop_lag_seconds", "Largest delay of the event loop lately.", registry=r)
         self._connected = Gauge("gwstream_broker_connected", "1 while the broker has us connected.", registry=r)
         self._connections = Counter(
@@ -243,6 +249,12 @@ class Metrics:
     def loop_lag(self, seconds: float) -> None:
         """Largest delay of the event loop in the last period."""
         self._lag.set(seconds)
+
+    def stuck(self, found: Sequence[Stuck]) -> None:
+        """The parts that hang just now."""
+        stages = {one.stage for one in found}
+        for stage in HOLDING:
+            self._child(self._stuck, stage).set(stage in stages)
 
     def web_clients(self, count: int) -> None:
         """Live pages that are open."""

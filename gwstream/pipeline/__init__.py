@@ -14,7 +14,6 @@ import heapq
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 
 from gwstream.batching import Batcher
@@ -24,6 +23,7 @@ from gwstream.pipeline.journey import Batched, Cut, Journey, Pending
 from gwstream.pipeline.outbound import Outbound
 from gwstream.pipeline.parts import CalibrationLike, Parts
 from gwstream.pipeline.progress import Taken
+from gwstream.pipeline.worker import Worker
 from gwstream.records import NANO, Batch, Gap, Strain, Summary, Trigger, Whitener, Window
 from gwstream.summary import News, Summarizer
 
@@ -42,15 +42,12 @@ async def run(parts: Parts, stop: asyncio.Event) -> None:
     After ``stop``, ``service.drain`` seconds are left for that; what is not done by then is counted and dropped.
     An exception in any stage ends all of them and comes out in an exception group.
     """
-    with (
-        ThreadPoolExecutor(1, thread_name_prefix="conditioning") as conditioning,
-        ThreadPoolExecutor(1, thread_name_prefix="inference") as inference,
-    ):
+    with Worker("conditioning", parts.health) as conditioning, Worker("inference", parts.health) as inference:
         await _Pipeline(parts, conditioning, inference).run(stop)
 
 
 class _Pipeline:
-    def __init__(self, parts: Parts, conditioning: Executor, inference: Executor) -> None:
+    def __init__(self, parts: Parts, conditioning: Worker, inference: Worker) -> None:
         self._parts = parts
         self._conditioning_thread = conditioning
         self._inference_thread = inference
@@ -134,7 +131,7 @@ class _Pipeline:
             return begin, windows, conditioner.state(), time.monotonic_ns()
 
         async for record, journey in self._records[detector]:
-            begin, windows, state, end = await loop.run_in_executor(self._conditioning_thread, push, record)
+            begin, windows, state, end = await self._conditioning_thread.run(push, record)
             if state is not None:
                 self._states[detector] = state
             self._spent("conditioning", journey.left("source"), end)
@@ -210,7 +207,7 @@ class _Pipeline:
             return
         loop = asyncio.get_running_loop()
         begin = loop.time()
-        report = await loop.run_in_executor(self._inference_thread, calibration.judge, planned)
+        report = await self._inference_thread.run(calibration.judge, planned)
         calibration.done(report, loop.time() - begin)
         if self._live and len(self._batches):
             self._parts.tally("calibration", "made strain wait", report.detector)
@@ -219,10 +216,9 @@ class _Pipeline:
 
     async def _prepare(self) -> None:
         """While nothing waits: filter the bank for the newest whiteners, which the next frame's windows will have."""
-        loop = asyncio.get_running_loop()
         while self._fresh and not len(self._batches):
             _, whitener = self._fresh.popitem()
-            await loop.run_in_executor(self._inference_thread, self._parts.inference.prepare, whitener)
+            await self._inference_thread.run(self._parts.inference.prepare, whitener)
 
     async def _gate(self, batched: Batched) -> None:
         batch = batched.batch
@@ -230,8 +226,7 @@ class _Pipeline:
         def judge() -> tuple[int, Sequence[Trigger]]:
             return time.monotonic_ns(), self._parts.inference.gate(batch)
 
-        loop = asyncio.get_running_loop()
-        begin, triggers = await loop.run_in_executor(self._inference_thread, judge)
+        begin, triggers = await self._inference_thread.run(judge)
         self._judged += 1
         self._open.subtract(t.window.detector for t in triggers if not t.passed)
         for observer in self._parts.observers:
@@ -262,14 +257,13 @@ class _Pipeline:
             done = time.monotonic_ns()
             return done, *summarizer.own(posterior)
 
-        loop = asyncio.get_running_loop()
-        done, summaries, news = await loop.run_in_executor(self._inference_thread, work)
+        done, summaries, news = await self._inference_thread.run(work)
         self._open[window.detector] -= 1
         journey = pending.journey.then("inference", done)
         self._spent("inference", journey.left("batching"), done)
         await self._hand_on(summaries, window, journey)
         if news is not None:
-            changes = await loop.run_in_executor(self._inference_thread, summarizer.together, news)
+            changes = await self._inference_thread.run(summarizer.together, news)
             if changes:
                 await self._hand_on(changes, window, journey)
 

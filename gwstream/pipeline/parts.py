@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from gwstream.calibration import Report
 from gwstream.calibration.shadow import Planned
 from gwstream.conditioning import State
 from gwstream.config import Config
+from gwstream.health import Health
 from gwstream.pipeline.progress import Taken
 from gwstream.prior import Prior
 from gwstream.records import Batch, Gap, Outgoing, Posterior, Strain, Tally, Trigger, Whitener, Window, silent
@@ -103,6 +104,7 @@ class Parts:
     """What the pipeline joins. ``conditioner``: makes that of a detector. ``prior``: of the posteriors.
 
     ``summarizer``: that goes on with events of another process; None: a new one. ``progress``: keeps how far we are.
+    ``health``: hears what the stages have in hand.
     """
 
     config: Config
@@ -116,3 +118,4 @@ class Parts:
     progress: ProgressLike | None = None
     observers: Sequence[Observer] = ()
     tally: Tally = silent
+    health: Health = field(default_factory=Health)

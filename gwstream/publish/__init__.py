@@ -14,7 +14,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ import aiomqtt
 
 from gwstream import __version__, clock
 from gwstream.config import PublishConfig
+from gwstream.health import Health
 from gwstream.publish import connection, message
 from gwstream.publish.connection import check_broker
 from gwstream.publish.outbox import Outbox
@@ -36,6 +37,7 @@ IN_FLIGHT = 8  # messages on the wire at once; brokers allow 20 and more
 ATTEMPTS = 20  # connections a message may cost before it is taken for one the broker cannot stand
 STATUS_INTERVAL = 10.0  # s between two statuses
 COMPLAINT_INTERVAL = 60.0  # s between two warnings of the same
+CONNECTING = 60.0  # s after which an attempt to connect that neither succeeds nor fails is stuck
 FIRST_PAUSE = 0.1  # s before the second attempt to connect
 REFUSED = "the broker refuses it ({}): has the user the right to write?"
 
@@ -68,8 +70,8 @@ class Observer(Protocol):
 class Publisher:
     """Sends `Outgoing`s to the broker of ``config``.
 
-    ``outbox``: where they wait; None: in memory, dropping none. ``now_ns``: GPS time in ns; ``monotonic_ns``: the
-    clock of `Outgoing.arrived` and its marks.
+    ``outbox``: where they wait; None: in memory, dropping none. ``health``: hears what is on the wire. ``now_ns``: GPS
+    time in ns; ``monotonic_ns``: the clock of `Outgoing.arrived` and its marks.
     """
 
     def __init__(
@@ -79,12 +81,14 @@ class Publisher:
         outbox: Outbox | None = None,
         tally: Tally = silent,
         observers: Sequence[Observer] = (),
+        health: Health | None = None,
         now_ns: Callable[[], int] = clock.gps_now_ns,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._config = config
         self._tally = tally
         self._observers = tuple(observers)
+        self._health = health or Health()
         self._outbox = outbox or Outbox(config, tally=tally)
         self._now_ns = now_ns
         self._monotonic_ns = monotonic_ns
@@ -169,7 +173,9 @@ class Publisher:
 
     async def _connected(self, credentials: connection.Credentials) -> None:
         """One connection to its end. Raises `aiomqtt.MqttError`."""
-        async with connection.client(self._config, credentials) as client:
+        async with AsyncExitStack() as stack:
+            with self._health.work("publish", CONNECTING):
+                client = await stack.enter_async_context(connection.client(self._config, credentials))
             log.info("connected to %s:%d", self._config.host, self._config.port)
             self._complaint = ("", 0)
             for observer in self._observers:
@@ -204,7 +210,8 @@ class Publisher:
                 await self._say(client, "online")
                 due = self._monotonic_ns() + round(STATUS_INTERVAL * NANO)
             if self._outbox.first is not None:
-                await self._fly(client)
+                with self._health.work("publish", self._config.timeout + self._health.limit):
+                    await self._fly(client)
                 continue
             self._outbox.news.clear()
             with suppress(TimeoutError):

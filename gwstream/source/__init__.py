@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol, Self, runtime_checkable
 
 from gwstream.config import SourceConfig
+from gwstream.health import Health
 from gwstream.prior import Prior
 from gwstream.records import Gap, Strain, Tally, silent
 from gwstream.source.quality import MIN_RATE
@@ -48,22 +49,28 @@ class Resumable(Protocol):
 
 
 def open_source(
-    config: SourceConfig, tally: Tally = silent, prior: Prior | None = None, rate: int = MIN_RATE
+    config: SourceConfig,
+    tally: Tally = silent,
+    prior: Prior | None = None,
+    rate: int = MIN_RATE,
+    *,
+    health: Health | None = None,
 ) -> Source:
     """The source that ``config.kind`` names. ``prior``: what simulated injections are drawn from.
 
-    ``rate``: the model's, Hz; frames at no whole multiple of it are counted and left out.
+    ``rate``: the model's, Hz; frames at no whole multiple of it are counted and left out. ``health``: is told what the
+    source has in hand, as ``source <detector>``.
 
     Raises `ConfigError` here, and `SourceError` on entering it, where a directory or file cannot be used.
     """
     if config.kind == "frames":
         from gwstream.source.frames import Frames
 
-        return Frames(config, tally, rate)
+        return Frames(config, tally, rate, health or Health())
     if config.kind == "replay":
         from gwstream.source.replay import Replay
 
-        return Replay(config, tally)
+        return Replay(config, tally, health or Health())
     from gwstream.source.simulated import Simulated
 
-    return Simulated(config, prior)
+    return Simulated(config, prior, health or Health())

@@ -18,12 +18,13 @@ import numpy as np
 from gwstream import clock
 from gwstream.config import Detector, SourceConfig
 from gwstream.errors import SourceError
+from gwstream.health import Health
 from gwstream.records import NANO, Gap, Strain, Tally, silent
 from gwstream.source import gwf, quality
 from gwstream.source.channels import state_channel, strain_channel
 from gwstream.source.report import Report
 from gwstream.source.sequence import File, Hole, Refused, Sequence
-from gwstream.source.watch import Watcher, parse
+from gwstream.source.watch import RENEW, Watcher, parse
 from gwstream.source.worker import Worker
 
 LOG = logging.getLogger("source")
@@ -64,9 +65,15 @@ class Frames:
     live = True
     simulated = False
 
-    def __init__(self, config: SourceConfig, tally: Tally = silent, rate: int = quality.MIN_RATE) -> None:
-        report = Report(tally)
-        self._feeds = {name: _feed(name, one, config, report, rate) for name, one in config.detectors.items()}
+    def __init__(
+        self,
+        config: SourceConfig,
+        tally: Tally = silent,
+        rate: int = quality.MIN_RATE,
+        health: Health | None = None,
+    ) -> None:
+        report, health = Report(tally), health or Health()
+        self._feeds = {name: _feed(name, one, config, report, rate, health) for name, one in config.detectors.items()}
         self.detectors = tuple(self._feeds)
         self._stack = AsyncExitStack()
 
@@ -93,7 +100,7 @@ class Frames:
         return self._feeds[detector].records()
 
 
-def _feed(name: str, detector: Detector, config: SourceConfig, report: Report, rate: int) -> Feed:
+def _feed(name: str, detector: Detector, config: SourceConfig, report: Report, rate: int, health: Health) -> Feed:
     if detector.directory is None:
         raise SourceError(f"source.detectors.{name}.directory is missing")
     if not detector.directory.is_dir():
@@ -109,17 +116,20 @@ def _feed(name: str, detector: Detector, config: SourceConfig, report: Report, r
         accept_unchecked=config.accept_unchecked,
         rate=rate,
     )
-    return Feed(rules, detector.directory, Sequence(config.patience), report)
+    return Feed(rules, detector.directory, Sequence(config.patience), report, health)
 
 
 class Feed:
     """One detector: what its directory tells goes into the sequence, and comes out as records."""
 
-    def __init__(self, rules: Rules, directory: Path, sequence: Sequence, report: Report) -> None:
+    def __init__(self, rules: Rules, directory: Path, sequence: Sequence, report: Report, health: Health) -> None:
         self._rules = rules
         self._sequence = sequence
         self._report = report
-        self.watcher = Watcher(directory, self._found, partial(self._count, "notify_lost"))
+        self._part = f"source {rules.detector}"
+        self._health = health
+        alive = partial(health.polled, self._part, RENEW)
+        self.watcher = Watcher(directory, self._found, partial(self._count, "notify_lost"), alive)
         self._worker = Worker(f"frames of {rules.detector}")
         self._changed = asyncio.Event()
         self._closed = False
@@ -136,6 +146,7 @@ class Feed:
         self._changed.set()
         self.watcher.close()
         self._worker.close()
+        self._health.ended(self._part)
 
     def resume(self, second: int, rate: int) -> None:
         self._resumed, self._rate = second, rate
@@ -188,7 +199,8 @@ class Feed:
     async def _take(self, file: File) -> list[Strain | Gap]:
         """The records of a file from the sequence's position on; what cannot be used is counted."""
         try:
-            stretch = await self._worker.run(partial(self._load, file), PARSE_LIMIT)
+            with self._health.work(self._part, PARSE_LIMIT + self._health.limit):
+                stretch = await self._worker.run(partial(self._load, file), PARSE_LIMIT)
             self._check_rate(stretch.rate)
         except TimeoutError:
             return self._spoilt(file, "slow", f"took longer than {PARSE_LIMIT:g} s")

@@ -10,11 +10,14 @@ import numpy as np
 
 from gwstream.config import SourceConfig
 from gwstream.errors import SourceError
+from gwstream.health import Health
 from gwstream.records import Gap, Strain, Tally, gps_ns, silent
 from gwstream.source import files, quality
 from gwstream.source.pace import Pace
 from gwstream.source.quality import Stretch
 from gwstream.source.report import Report
+
+READING = 60.0  # s that a piece of a file may take: gwpy reads some formats whole
 
 
 class Replay:
@@ -27,7 +30,7 @@ class Replay:
     live = False
     simulated = False
 
-    def __init__(self, config: SourceConfig, tally: Tally = silent) -> None:
+    def __init__(self, config: SourceConfig, tally: Tally = silent, health: Health | None = None) -> None:
         self.detectors = tuple(config.detectors)
         for name, one in config.detectors.items():
             for path in one.files:
@@ -35,6 +38,7 @@ class Replay:
                     raise SourceError(f"{path}: no such file: correct source.detectors.{name}.files")
         self._config = config
         self._report = Report(tally)
+        self._health = health or Health()
         self._pace = Pace(config.speed, 0)
 
     async def __aenter__(self) -> Replay:
@@ -49,7 +53,7 @@ class Replay:
         """The contiguous records of one detector; ends after its last file."""
         pieces = self._stretches(detector)
         position: tuple[int, int] | None = None  # end of the last record, and its rate
-        while (stretch := await asyncio.to_thread(next, pieces, None)) is not None:
+        while (stretch := await self._next(pieces, detector)) is not None:
             begin = stretch.start if position is None else -(-position[0] * stretch.rate // position[1])
             if begin < stretch.start:
                 yield await self._paced(self._gap(stretch, begin))
@@ -60,6 +64,10 @@ class Replay:
                     self._report(record.reason, detector, f"from GPS {record.start / record.rate:.3f}")
                 yield await self._paced(record)
                 position = record.end, record.rate
+
+    async def _next(self, pieces: Iterator[Stretch], detector: str) -> Stretch | None:
+        with self._health.work(f"source {detector}", READING):
+            return await asyncio.to_thread(next, pieces, None)
 
     def _stretches(self, detector: str) -> Iterator[Stretch]:
         settings = self._config.detectors[detector]

@@ -14,6 +14,7 @@ import numpy as np
 from gwstream import injection
 from gwstream.config import SourceConfig
 from gwstream.errors import ConfigError
+from gwstream.health import Health
 from gwstream.injection import Injection
 from gwstream.prior import Prior
 from gwstream.records import NANO, Floats, Gap, Strain
@@ -33,12 +34,13 @@ class Simulated:
     live = False
     simulated = True
 
-    def __init__(self, config: SourceConfig, prior: Prior | None = None) -> None:
+    def __init__(self, config: SourceConfig, prior: Prior | None = None, health: Health | None = None) -> None:
         if config.rate < MIN_RATE:
             raise ConfigError(f"source.rate = {config.rate}: must be at least {MIN_RATE} Hz")
         self.detectors = tuple(config.detectors)
         self._config = config
         self._prior = prior or Prior()
+        self._health = health or Health()
         self._noise = {name: Noise(one.asd, config.rate, config.seed, name) for name, one in config.detectors.items()}
         self._listed = _listed(config)
         self._pace = Pace(config.speed, config.start * NANO)
@@ -61,7 +63,8 @@ class Simulated:
         end = None if config.duration == 0 else start + math.ceil(config.duration * rate)
         while end is None or start < end:
             n = rate if end is None else min(rate, end - start)
-            samples = await asyncio.to_thread(self._samples, detector, signals, start, n)
+            with self._health.work(f"source {detector}"):
+                samples = await asyncio.to_thread(self._samples, detector, signals, start, n)
             arrived = await self._pace.until((start + n) * NANO // rate)
             yield Strain(
                 detector=detector,

@@ -48,13 +48,21 @@ def parse(name: str) -> Name | None:
 class Watcher:
     """Tells ``found(path, arrived)`` of each file in a directory; ``arrived`` in monotonic ns.
 
-    A file may be told of more than once. ``lost(text)`` is told when notifications were, or may have been, missed.
+    A file may be told of more than once. ``lost(text)`` is told when notifications were, or may have been, missed, and
+    ``alive()`` every `RENEW` s, whether files come or not.
     """
 
-    def __init__(self, directory: Path, found: Callable[[Path, int], None], lost: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        found: Callable[[Path, int], None],
+        lost: Callable[[str], None],
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
         self._directory = directory
         self._found = found
         self._lost = lost
+        self._alive = alive
         self._inotify: Inotify | None = None
         self._watch: Watch | None = None
         self._identity: tuple[int, int] | None = None
@@ -100,6 +108,7 @@ class Watcher:
     async def _renew(self, inotify: Inotify) -> None:
         """Attach again whenever the path names another directory than the one watched."""
         while True:
+            self._alive()
             if self._watch is not None:
                 try:
                     await asyncio.wait_for(self._gone.wait(), RENEW)

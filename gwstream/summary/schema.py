@@ -63,6 +63,7 @@ def _status() -> Schema:
         outbox=says(COUNT, "messages that wait for the broker"),
         durable=says({"type": "boolean"}, "whether they outlive the daemon"),
         trouble=says(TEXT, "why they do not, though they should"),
+        stuck=says({"type": "array", "items": _hanging()}, "parts of the daemon that hang: it needs a restart"),
         counts=says(opened(record(), COUNT), "messages acknowledged by kind, and dropped"),
         model=_model(),
         engine=TEXT,
@@ -70,6 +71,10 @@ def _status() -> Schema:
         calibration=says(opened(record(), {"$ref": "#/$defs/calibration"}), "how known signals fare, by detector"),
     )
     return opened(known) | {"required": ["schema", "state", "instance"]}
+
+
+def _hanging() -> Schema:
+    return opened(record(part=says(TEXT, "stage, and detector if of one"), since_gps=says(NUMBER, "GPS s")))
 
 
 def _event() -> Schema:

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from gwstream.config import MetricsConfig
 from gwstream.errors import ConfigError
+from gwstream.health import Health
 from gwstream.records import Tally, silent
 from gwstream.web.access import HEADERS, Access
 from gwstream.web.feed import Feed, Full
@@ -43,6 +44,7 @@ async def serving(
     *,
     feed: Feed,
     exposition: Callable[[], bytes],
+    health: Health | None = None,
     tally: Tally = silent,
     patience: Patience | None = None,
 ) -> AsyncIterator[int]:
@@ -55,10 +57,9 @@ async def serving(
         log.warning(
             "whoever reaches port %d of %s may read all: metrics.token_file is not set", config.port, config.host
         )
+    application = _application(feed, exposition, health or Health(), guard, access)
     # a handler whose client has gone is cancelled, so that its place is free at once
-    runner = web.AppRunner(
-        _application(feed, exposition, guard, access), shutdown_timeout=1.0, handler_cancellation=True
-    )
+    runner = web.AppRunner(application, shutdown_timeout=1.0, handler_cancellation=True)
     await runner.setup()
     try:
         http = runner.server
@@ -87,7 +88,9 @@ def _refused(config: MetricsConfig, problem: OSError) -> str:
     return f"metrics.host = '{config.host}', metrics.port = {config.port}: cannot listen there: {problem.strerror}"
 
 
-def _application(feed: Feed, exposition: Callable[[], bytes], guard: Guard, access: Access) -> web.Application:
+def _application(
+    feed: Feed, exposition: Callable[[], bytes], health: Health, guard: Guard, access: Access
+) -> web.Application:
     making: asyncio.Task[bytes] | None = None
 
     async def metrics(_: web.Request) -> web.Response:
@@ -98,10 +101,10 @@ def _application(feed: Feed, exposition: Callable[[], bytes], guard: Guard, acce
         return web.Response(body=text, headers={"Content-Type": TEXT_FORMAT, "Cache-Control": "no-store"})
 
     async def healthz(_: web.Request) -> web.Response:
-        return _verdict([])  # a part that dies takes the process down: whoever answers is well
+        return _verdict(_hanging(health))  # a part that dies takes the process down
 
     async def readyz(_: web.Request) -> web.Response:
-        return _verdict(feed.unready())
+        return _verdict([*_hanging(health), *feed.unready()])
 
     async def events(request: web.Request) -> web.StreamResponse:
         return await _events(request, feed)
@@ -114,6 +117,10 @@ def _application(feed: Feed, exposition: Callable[[], bytes], guard: Guard, acce
     for path, (name, kind) in FILES.items():
         application.router.add_get(path, _file((STATIC / name).read_bytes(), kind))
     return application
+
+
+def _hanging(health: Health) -> list[str]:
+    return [str(one) for one in health.stuck()]
 
 
 def _verdict(reasons: list[str]) -> web.Response:
