@@ -57,8 +57,8 @@ async def site(feed: Feed | None = None, patience: Patience | None = None, **set
         yield made
 
 
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
+async def until(condition: Any, limit: float = 20) -> None:
+    async with asyncio.timeout(limit):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -168,7 +168,7 @@ async def test_a_page_that_goes_away_gives_its_place_back_at_once() -> None:
     async with site(new_feed(on_clients=numbers.append)) as at:
         async with dialled(at, request("/events")):
             await until(lambda: numbers == [1])
-        await until(lambda: numbers == [1, 0])
+        await until(lambda: numbers == [1, 0], 10)  # less than the 15 s after which a write would notice
 
 
 # ---- many connections, many requests --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,12 +28,12 @@ paho_closes_late = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableEx
 class Site:
     """A broker with deploy/mosquitto.conf and deploy/mosquitto.acl, its authority, and users of it."""
 
-    def __init__(self, folder: Path, more: str = "", host: str = "127.0.0.1") -> None:
+    def __init__(self, folder: Path, more: str = "", host: str = "127.0.0.1", rights: str = "") -> None:
         self.folder = folder
         self.authority = Authority(folder, "ca")
         for file, name in zip(self.authority.issue("broker", host), ("cert.pem", "key.pem"), strict=True):
             file.rename(folder / name)
-        (folder / "acl").write_text((DEPLOY / "mosquitto.acl").read_text())
+        (folder / "acl").write_text(rights + (DEPLOY / "mosquitto.acl").read_text())
         (folder / "acl").chmod(0o600)
         shipped = (DEPLOY / "mosquitto.conf").read_text().replace("/etc/mosquitto/gwstream", str(folder))
         assert shipped.count("listener 8883\n") == 1
@@ -54,10 +55,10 @@ class Site:
 
 
 @asynccontextmanager
-async def site(folder: Path, more: str = "", host: str = "127.0.0.1") -> AsyncIterator[Site]:
+async def site(folder: Path, more: str = "", host: str = "127.0.0.1", rights: str = "") -> AsyncIterator[Site]:
     if brokers.MOSQUITTO is None:
         pytest.skip("mosquitto is not installed: apt-get install mosquitto")
-    made = Site(folder, more, host)
+    made = Site(folder, more, host, rights)
     await made.user("gwstream", "right horse")
     await made.user("ann", "battery")
     async with brokers.mosquitto(folder, made.extra) as broker:
@@ -137,41 +138,136 @@ async def test_a_client_certificate_instead_of_a_password(tmp_path: Path) -> Non
             await check_broker(at.settings(certificate_file=certificate, key_file=key))
 
 
-async def test_only_gwstream_writes_its_topics(tmp_path: Path) -> None:
-    async with site(tmp_path) as at:
-        heard: list[tuple[str, bytes]] = []
-        secret = connection.credentials(at.settings(password_file=tmp_path / "ann.secret"))
+def ann(at: Site, **more: Any) -> connection.Client:
+    """Somebody the broker lets in to read."""
+    secret = connection.credentials(at.settings(password_file=at.folder / "ann.secret"))
+    options = {"username": "ann", "password": secret.password, "tls_context": secret.tls, "timeout": 5}
+    return connection.Client("127.0.0.1", at.port, protocol=aiomqtt.ProtocolVersion.V5, **(options | more))
 
-        def ann() -> aiomqtt.Client:
-            return connection.Client(
-                "127.0.0.1",
-                at.port,
-                username="ann",
-                password=secret.password,
-                tls_context=secret.tls,
-                protocol=aiomqtt.ProtocolVersion.V5,
-                timeout=5,
-            )
 
-        async def listen(client: aiomqtt.Client) -> None:
-            async for message in client.messages:
-                heard.append((str(message.topic), bytes(message.payload)))  # noqa: PERF401 # read while it grows
+@asynccontextmanager
+async def hearing(client: aiomqtt.Client, topic: str) -> AsyncIterator[list[tuple[str, bytes]]]:
+    """What a subscriber hears, as (topic, payload)."""
+    heard: list[tuple[str, bytes]] = []
 
-        async with ann() as subscriber:
-            await subscriber.subscribe("gwstream/#", qos=1)
-            task = asyncio.create_task(listen(subscriber))
-            async with ann() as forger:
-                assert isinstance(forger, connection.Client)
-                for topic in ("gwstream/H1/posterior", "gwstream/gwstream/status", "gwstream"):
-                    await forger.publish(topic, b"forged", qos=1, retain=True)
-                assert forger.refused == ["Not authorized"] * 3
-            publisher = Publisher(mine(at))
-            async with running(publisher):
-                await publisher.put(outgoing(0, "H1"))
-                assert await publisher.drain(5) == 0
-                await until(lambda: any(topic == "gwstream/H1/posterior" for topic, _ in heard))
+    async def listen() -> None:
+        async for message in client.messages:
+            heard.append((str(message.topic), bytes(message.payload)))  # noqa: PERF401 # read while it grows
+
+    async with client:
+        await client.subscribe(topic, qos=1)
+        task = asyncio.create_task(listen())
+        try:
+            yield heard
+        finally:
             task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+TOPICS = ("H1/posterior", "H1/event", "network/event", "gwstream/status", "H1/samples", "new/topic")
+
+
+async def test_only_gwstream_writes_its_topics(tmp_path: Path) -> None:
+    async with site(tmp_path) as at, hearing(ann(at), "#") as heard:
+        async with ann(at) as forger:
+            assert isinstance(forger, connection.Client)
+            topics = ["gwstream", *(f"gwstream/{topic}" for topic in TOPICS), "elsewhere"]
+            for topic in topics:
+                await forger.publish(topic, b"forged", qos=1, retain=True)
+            assert forger.refused == ["Not authorized"] * len(topics)
+        publisher = Publisher(mine(at))
+        async with running(publisher):
+            await publisher.put(outgoing(0, "H1"))
+            assert await publisher.drain(5) == 0
+            await until(lambda: any(topic == "gwstream/H1/posterior" for topic, _ in heard))
     assert all(payload != b"forged" for _, payload in heard)
+
+
+async def test_a_reader_cannot_take_the_status_away_or_leave_a_false_one(tmp_path: Path) -> None:
+    status = "gwstream/gwstream/status"
+    rights = "\npattern readwrite said/#\n"
+    async with site(tmp_path, rights=rights) as at, hearing(ann(at), "#") as heard:
+        publisher = Publisher(mine(at))
+        async with running(publisher):
+            await until(lambda: len(heard) == 1)
+            async with ann(at) as forger:
+                assert isinstance(forger, connection.Client)
+                await forger.publish(status, b"", qos=1, retain=True)
+                assert forger.refused == ["Not authorized"]
+            await _die(at, status, "forged")
+            await _die(at, "said/by/ann", "a will")  # where anybody may write the same will is spoken
+            await until(lambda: ("said/by/ann", b"a will") in heard)
+            async with hearing(ann(at), status) as later:
+                await until(lambda: len(later) == 1)
+                assert b'"state":"online"' in later[0][1]
+    assert [payload for topic, payload in heard if topic == status and b'"state"' not in payload] == []
+
+
+async def _die(at: Site, topic: str, will: str) -> None:
+    """Connect as ann, and vanish without a farewell, so that the broker speaks the will."""
+    user = ("-u", "ann", "-P", (at.folder / "ann.secret").read_text().strip())
+    where = ("-h", "127.0.0.1", "-p", str(at.port), "--cafile", str(at.authority.file), "-V", "mqttv5", "-d")
+    told = ("--will-topic", topic, "--will-payload", will, "--will-qos", "1", "--will-retain", "-t", "gwstream/x")
+    pipes = {"stdout": asyncio.subprocess.PIPE, "stderr": asyncio.subprocess.STDOUT}
+    process = await asyncio.create_subprocess_exec("stdbuf", "-oL", "mosquitto_sub", *user, *where, *told, **pipes)
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        while b"SUBACK" not in (line := await process.stdout.readline()):
+            assert line, "it ended by itself"
+    process.kill()
+    await process.communicate()
+
+
+async def test_nobody_takes_the_daemons_place_where_identifiers_are_users(tmp_path: Path) -> None:
+    """A second client with one identifier cuts the first off: the shipped settings have the line that prevents it."""
+    line = "use_username_as_clientid true\n"
+    assert f"#{line}" in (DEPLOY / "mosquitto.conf").read_text()
+    for more, lost in (("", True), (line, False)):
+        folder = tmp_path / str(lost)
+        folder.mkdir()
+        async with site(folder, more) as at:
+            notes = Notes()
+            async with running(Publisher(mine(at), observers=[notes])):
+                await until(lambda notes=notes: notes.connections == [(True, "")])
+                async with ann(at, identifier="gwstream-gwstream"):
+                    await asyncio.sleep(0.5)
+                assert any(not up for up, _ in notes.connections) is lost
+
+
+async def test_what_a_broker_sends_unasked_does_nothing(tmp_path: Path) -> None:
+    """The daemon subscribes to nothing: messages for it are thrown away, and nonsense ends the connection alone."""
+    sent = 0
+
+    async def broker(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.read(4096)
+        writer.write(b"\x20\x03\x00\x00\x00")  # taken
+        unasked = b"\x00\x18gwstream/gwstream/status" + b"\x00" + b"{}" * 50
+        try:
+            while await reader.read(4096):
+                for _ in range(100):
+                    writer.write(b"\x30" + bytes([len(unasked)]) + unasked)
+                    sent += 1
+                writer.write(random.Random(sent).randbytes(64))
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(broker, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    notes = Notes()
+    publisher = Publisher(settings(port, backoff=0.1), observers=[notes], tally=notes.tally)
+    async with running(publisher) as it:
+        await publisher.put(outgoing(0, "H1"))
+        await until(lambda: sent > 500 and len(notes.connections) > 6, 60)
+        server.close()
+        await server.wait_closed()
+        assert it.depth == 1
+        async with brokers.mosquitto(tmp_path, port=port):
+            await until(lambda: len(notes.delivered_) == 1, 60)
+        assert notes.delivered_[0].outgoing.summary.detector == "H1"
 
 
 def test_broken_files_of_secrets_are_named_and_not_quoted(tmp_path: Path) -> None:
