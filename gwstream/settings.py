@@ -50,14 +50,15 @@ def _config(source: dict[str, Any], *, model: Path | None, gate_snr: float, brok
     if broker is None:
         table["service"]["log_level"] = "warning"  # what is printed is for programs to read
     else:
-        table["publish"] = _address(broker)
+        table["publish"] = address(broker)
     try:
         return Config.model_validate(table)
     except ValidationError as problem:
         raise ConfigError(explain(Path("command line"), problem, Config)) from None
 
 
-def _address(broker: str) -> dict[str, Any]:
+def address(broker: str) -> dict[str, Any]:
+    """``host`` and, where it is given, ``port`` of HOST[:PORT]. Raises `ConfigError`."""
     host, colon, port = broker.rpartition(":")
     if not colon:
         return {"host": broker}

@@ -18,6 +18,7 @@ examples:
   gwstream demo                                 GW150914 through the whole daemon, about a minute
   gwstream check-config gwstream.toml           are settings, model and directories right?
   gwstream run gwstream.toml                    the daemon
+  gwstream watch --broker HOST                  what it tells, live in this terminal
   gwstream replay H-H1_GWOSC_4KHZ_*.hdf5        posteriors of a file, as JSON lines
   gwstream COMMAND --help                       options and examples of one command
 """

@@ -3,8 +3,8 @@
     async for event in events("broker.example.org", good=True):
         print(event.detector, event.gps, event.chirp_mass)
 
-`posteriors`, `events` and `network_events` connect when they are first asked, come back by themselves when the
-connection is lost, leave out what came before (QoS 1 may deliver twice), and say when messages are missing.
+`posteriors`, `events`, `network_events` and `everything` connect when they are first asked, come back by themselves
+when the connection is lost, leave out what came before (QoS 1 may deliver twice), and say when messages are missing.
 `blocking` makes an ordinary iterator of any of them.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Thread
-from typing import TypedDict, TypeVar, Unpack
+from typing import Any, TypedDict, TypeVar, Unpack, cast
 
 import aiomqtt
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
@@ -27,7 +27,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from gwstream.client.messages import Event, Interval, Message, NetworkEvent, NotOurs, Posterior, parse
+from gwstream.client.messages import Event, Interval, Message, NetworkEvent, NotOurs, Posterior, Status, parse
 from gwstream.client.track import Gap, Track
 from gwstream.errors import SubscribeError
 
@@ -40,18 +40,21 @@ __all__ = [
     "Message",
     "NetworkEvent",
     "Posterior",
+    "Status",
     "blocking",
     "events",
+    "everything",
     "network_events",
     "posteriors",
 ]
 
 log = logging.getLogger("client")
 T = TypeVar("T")
-M = TypeVar("M", bound=Message)
+M = TypeVar("M", bound=Message | Status)
 
 FIRST_PAUSE = 0.1  # s before the second attempt to connect
 LONGEST_PAUSE = 5.0
+ALL: tuple[type[Message | Status], ...] = (Posterior, Event, NetworkEvent, Status)
 WAITING = 10_000  # messages kept for a reader that is slow; more are lost, and noticed
 
 
@@ -77,15 +80,21 @@ def _warn(gap: Gap) -> None:
     log.warning("%s", gap)
 
 
+def _silent(reason: str) -> None:
+    """Nobody wants to know how the connection does."""
+
+
 class Filters(TypedDict, total=False):
     """What to leave out. ``detectors``: only these. ``good``: only what is not suspect. ``snr``, ``log_bayes``: only
-    from there on. ``on_gap``: called with what did not come; left out: the log has it."""
+    from there on. ``on_gap``: called with what did not come; left out: the log has it. ``on_link``: called with "" once
+    subscribed, and with the reason when the connection is lost."""
 
     detectors: Collection[str]
     good: bool
     snr: float
     log_bayes: float
     on_gap: Callable[[Gap], None]
+    on_link: Callable[[str], None]
 
 
 def posteriors(broker: Broker | str = "127.0.0.1", **filters: Unpack[Filters]) -> AsyncGenerator[Posterior, None]:
@@ -93,12 +102,12 @@ def posteriors(broker: Broker | str = "127.0.0.1", **filters: Unpack[Filters]) -
 
     Raises `SubscribeError` where the first connection fails, or the broker does not let us read.
     """
-    return _stream(broker, Posterior, filters)
+    return _stream(broker, (Posterior,), filters)
 
 
 def events(broker: Broker | str = "127.0.0.1", **filters: Unpack[Filters]) -> AsyncGenerator[Event, None]:
     """Events and their updates: the best posterior of each signal. Otherwise as `posteriors`."""
-    return _stream(broker, Event, filters)
+    return _stream(broker, (Event,), filters)
 
 
 def network_events(
@@ -108,7 +117,17 @@ def network_events(
 
     Otherwise as `posteriors`.
     """
-    return _stream(broker, NetworkEvent, filters)
+    return _stream(broker, (NetworkEvent,), filters)
+
+
+def everything(
+    broker: Broker | str = "127.0.0.1", **filters: Unpack[Filters]
+) -> AsyncGenerator[Message | Status, None]:
+    """Posteriors, events, network events, and what the daemons say of themselves, which no filter leaves out.
+
+    Otherwise as `posteriors`.
+    """
+    return _stream(broker, ALL, filters)
 
 
 def blocking(stream: AsyncGenerator[T, None]) -> Iterator[T]:
@@ -137,26 +156,29 @@ async def _end(stream: AsyncGenerator[T, None]) -> None:
     await stream.aclose()
 
 
-async def _stream(broker: Broker | str, kind: type[M], filters: Filters) -> AsyncGenerator[M, None]:
-    """Messages of exactly ``kind``, over as many connections as it takes."""
+async def _stream(broker: Broker | str, kinds: tuple[type[M], ...], filters: Filters) -> AsyncGenerator[M, None]:
+    """Messages of exactly these ``kinds``, over as many connections as it takes."""
     where = Broker(host=broker) if isinstance(broker, str) else broker
     name = where.identifier or f"gwstream-client-{uuid.uuid4().hex[:12]}"
+    on_link = filters.get("on_link", _silent)
     track, pause, once = Track(), FIRST_PAUSE, False
     while True:
         try:
             async with _client(where, name, clean=not (once or where.identifier)) as client:
-                await _subscribe(client, where, kind, filters)
+                await _subscribe(client, where, kinds, filters)
                 once, pause = True, FIRST_PAUSE
                 log.info("subscribed at %s:%d", where.host, where.port)
+                on_link("")
                 async for raw in client.messages:
                     message = _new(raw, track, filters.get("on_gap", _warn))
-                    if type(message) is kind and _wanted(message, filters):
-                        yield message
+                    if message is not None and type(message) in kinds and _wanted(message, filters):
+                        yield cast(M, message)
         except aiomqtt.MqttError as problem:
             text = f"{where.host}:{where.port}: {problem}"
             if not once:
                 raise SubscribeError(f"cannot subscribe at {text}") from problem
             log.warning("%s; connecting again", text)
+            on_link(str(problem))
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # subscribers must not all come back at once
         pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -180,34 +202,39 @@ def _client(broker: Broker, name: str, *, clean: bool) -> aiomqtt.Client:
     )
 
 
-async def _subscribe(client: aiomqtt.Client, broker: Broker, kind: type[Message], filters: Filters) -> None:
+async def _subscribe(client: aiomqtt.Client, broker: Broker, kinds: tuple[type[Any], ...], filters: Filters) -> None:
     """To both kinds of a detector, for they share its sequence numbers. Raises `SubscribeError`."""
-    if kind is NetworkEvent:
-        topics = [f"{broker.prefix}/network/event"]
-    else:
-        levels = sorted(filters.get("detectors", ())) or ["+"]
-        topics = [f"{broker.prefix}/{level}/{what}" for level in levels for what in ("posterior", "event")]
+    levels = sorted(filters.get("detectors", ())) or ["+"]
+    topics = [f"{broker.prefix}/+/status"] if Status in kinds else []
+    if Posterior in kinds or Event in kinds:
+        topics += [f"{broker.prefix}/{level}/{what}" for level in levels for what in ("posterior", "event")]
+    if NetworkEvent in kinds and f"{broker.prefix}/+/event" not in topics:  # overlapping ones would come twice
+        topics.append(f"{broker.prefix}/network/event")
     codes = await client.subscribe([(topic, 1) for topic in topics])
     for topic, code in zip(topics, codes, strict=True):
         if isinstance(code, ReasonCode) and code.is_failure:
             raise SubscribeError(f"the broker at {broker.host}:{broker.port} does not let us read {topic}: {code}")
 
 
-def _new(raw: aiomqtt.Message, track: Track, on_gap: Callable[[Gap], None]) -> Message | None:
+def _new(raw: aiomqtt.Message, track: Track, on_gap: Callable[[Gap], None]) -> Message | Status | None:
     """The message, unless it is none of ours or has come before; what is missing before it is told."""
     try:
         message = parse(raw.payload if isinstance(raw.payload, bytes) else b"")
     except NotOurs as problem:
         log.warning("%s: left out: %s", raw.topic, problem)
         return None
+    if isinstance(message, Status):
+        return message
     new, gap = track.new(message)
     if gap is not None:
         on_gap(gap)
     return message if new else None
 
 
-def _wanted(message: Message, filters: Filters) -> bool:
+def _wanted(message: Message | Status, filters: Filters) -> bool:
     """What is not a number passes no limit."""
+    if isinstance(message, Status):
+        return True
     if isinstance(message, NetworkEvent) and not set(filters.get("detectors", ())) <= set(message.members):
         return False
     return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,8 +80,21 @@ class NetworkEvent(Message):
     members: Mapping[str, str]
 
 
-def parse(payload: bytes) -> Message:
-    """The message in ``payload``. Raises `NotOurs`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What a daemon says of itself every 10 s; the last one is retained, so a new subscriber has it at once.
+
+    ``reason``: why it is not ``online``. ``body``: all of it, as docs/messages.md describes it.
+    """
+
+    instance: str
+    online: bool
+    reason: str
+    body: Mapping[str, Any] = field(repr=False, compare=False)
+
+
+def parse(payload: bytes) -> Message | Status:
+    """The message or status in ``payload``. Raises `NotOurs`."""
     try:
         body = json.loads(payload)
         make = KINDS.get(body["schema"])
@@ -90,6 +103,11 @@ def parse(payload: bytes) -> Message:
         return make(body)
     except (ValueError, LookupError, TypeError, AttributeError) as problem:
         raise problem if isinstance(problem, NotOurs) else NotOurs(f"{type(problem).__name__}: {problem}") from None
+
+
+def _status(body: Mapping[str, Any]) -> Status:
+    online = body["state"] == "online"
+    return Status(instance=str(body["instance"]), online=online, reason=str(body.get("reason", "")), body=body)
 
 
 def _common(body: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,4 +163,9 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-KINDS = {"gwstream.posterior/1": _posterior, "gwstream.event/1": _event, "gwstream.network_event/1": _network}
+KINDS: dict[str, Callable[[Mapping[str, Any]], Message | Status]] = {
+    "gwstream.posterior/1": _posterior,
+    "gwstream.event/1": _event,
+    "gwstream.network_event/1": _network,
+    "gwstream.status/1": _status,
+}

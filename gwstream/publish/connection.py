@@ -19,7 +19,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from gwstream.config import PublishConfig
 from gwstream.errors import ConfigError, PublishError
 from gwstream.publish import message
-from gwstream.secrets import secret
+from gwstream.secrets import secret, tls
 
 _REFUSED_USER = {134, 135}  # bad user name or password, not authorized
 CONTENT = "application/json"
@@ -109,32 +109,11 @@ def fault(problem: BaseException) -> str:
 
 def credentials(config: PublishConfig) -> Credentials:
     """From their files; the password without its line's end. Raises `ConfigError`, which never quotes a secret."""
-    return Credentials(secret("publish.password_file", config.password_file), _tls(config))
-
-
-def _tls(config: PublishConfig) -> ssl.SSLContext | None:
+    name = "publish.{}".format
+    password = secret(name("password_file"), config.password_file)
     if not config.tls:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=config.ca_file)  # checks chain and host name
-    except OSError as problem:  # SSLError is one
-        raise ConfigError(f"publish.ca_file = '{config.ca_file}' cannot be used: {_plain(problem)}") from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if config.certificate_file is not None and config.key_file is not None:
-        try:  # without a password, OpenSSL would ask for one on the terminal
-            context.load_cert_chain(config.certificate_file, config.key_file, password="")
-        except OSError as problem:
-            raise ConfigError(
-                f"publish.certificate_file = '{config.certificate_file}', publish.key_file = '{config.key_file}': "
-                f"cannot be used: {_plain(problem)}"
-            ) from None
-    return context
-
-
-def _plain(problem: OSError) -> str:
-    if isinstance(problem, ssl.SSLError):
-        return (problem.reason or "not in PEM").replace("_", " ").lower()
-    return problem.strerror or str(problem)
+        return Credentials(password, None)
+    return Credentials(password, tls(name, config.ca_file, config.certificate_file, config.key_file))
 
 
 def properties(
