@@ -17,6 +17,10 @@ from gwstream.config import Section, explain, read_toml
 from gwstream.errors import ModelError
 from gwstream.prior import Prior
 
+CONTEXT_BANDS = 24
+CONTEXT = CONTEXT_BANDS + 2
+"""Numbers that tell a network of the PSD: its shape in bands, its level, and 1 / averages."""
+
 
 class ConditioningSpec(Section):
     """From strain to windows. Frequencies in Hz, times in s, the rest in samples at ``rate``."""
@@ -76,7 +80,7 @@ class CvaeSpec(Section):
     kind: Literal["cvae"] = "cvae"
     latent: int = Field(8, ge=1)
     components: int = Field(8, ge=1, description="of the Gaussian mixture E1")
-    width: int = Field(384, ge=8)
+    width: int = Field(368, ge=8)
     depth: int = Field(3, ge=1)
 
 

@@ -61,6 +61,12 @@ class Prior:
         """Least and largest chirp mass, Msun."""
         return self.mass[0] * 0.5**0.2, self.mass[1] * 0.5**0.2
 
+    def log_chirp_limits(self, ratio: Floats) -> tuple[Floats, Floats]:
+        """ln chirp mass (Msun) where mass 2 is the least and where mass 1 is the largest, at mass ratios."""
+        low, high = self.mass
+        common = 0.2 * np.log1p(ratio)
+        return math.log(low) - 0.4 * np.log(ratio) - common, math.log(high) + 0.6 * np.log(ratio) - common
+
     def served(self, distance: Literal["model"] | DistanceDensity) -> Prior:
         """The prior to serve with: this one, or this one with another density of the distance."""
         return self if distance == "model" else replace(self, distance_density=distance)

@@ -116,7 +116,10 @@ def test_coefficients_rebuild_the_spectrum() -> None:
 
 def test_masses_beyond_the_grid_take_its_edge() -> None:
     bank = shipped().bank
-    edge, beyond = (bank.coefficients(np.array([m]), np.array([m])) for m in (100.0, 120.0))
+    low, high = shipped().spec.prior.chirp_mass
+    assert bank.chirp_range == pytest.approx((low / builder.BEYOND, high * builder.BEYOND))
+    end = bank.chirp_range[1] * 2**0.2
+    edge, beyond = (bank.coefficients(np.array([m]), np.array([m])) for m in (end, 1.1 * end))
     np.testing.assert_allclose(beyond, edge, rtol=1e-5)
 
 

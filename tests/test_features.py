@@ -5,11 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from trained import members, noise, shipped, signal
 
-from gwstream.inference.features import Seen, see, size
-from gwstream.inference.ridge import LEAST_SNR
+from gwstream.inference.features import BIN, LEAST_LIKELY, PER_RATIO, WHEN, Seen, see, size
+from gwstream.inference.ridge import FIELDS, LEAST_SNR, RATIOS
+from gwstream.model import CONTEXT
 from gwstream.records import Floats
+
+WHEN_END = CONTEXT + 2 * WHEN + 1  # from the end of the inputs
 
 
 def seen(windows: Floats) -> Seen:
@@ -64,3 +68,28 @@ def test_what_no_template_fits_has_finite_features_and_an_anchor_inside_the_prio
     found = seen(windows)
     assert torch.isfinite(found.y).all()
     assert np.isfinite(found.anchor.table).all()
+
+
+def test_the_inputs_weigh_ratios_by_their_likelihood() -> None:
+    found = seen(signal(40.0, 30.0, 0.75, 0.3, 20.0)[0][None] + noise(3, 5))
+    mass = found.anchor.table[..., FIELDS.index("mass")]
+    columns = found.y[:, : PER_RATIO * RATIOS].reshape(3, RATIOS, PER_RATIO).double().numpy()
+    np.testing.assert_allclose(columns[..., 11], np.arcsinh(mass), atol=1e-5)
+    weights = softmax(mass, axis=1)
+    chirp = found.anchor.table[..., FIELDS.index("chirp")]
+    middle = found.y[:, PER_RATIO * RATIOS + 2].double().numpy() + 3.7  # the summed-up ridge's own ln chirp mass
+    np.testing.assert_allclose(middle, (weights * chirp).sum(1), atol=1e-4)
+
+
+def test_a_second_time_shows_in_the_likelihood_over_time() -> None:
+    waves = [signal(40.0, 30.0, time, 0.3, snr)[0] for time, snr in ((0.70, 9.0), (0.78, 7.0))]
+    one, both = seen(np.array([waves[0], waves[0] + waves[1]])).y[:, -WHEN_END:-CONTEXT].double().numpy()
+    at = WHEN + round(0.08 / BIN)
+    assert one.shape == (2 * WHEN + 1,)
+    assert np.expm1(both[at - 1 : at + 2].min()) == pytest.approx(0.5 * (81 - 49), abs=6)
+    assert np.expm1(one[at - 1 : at + 2].min()) > LEAST_LIKELY - 1
+    assert np.expm1(one[WHEN]) < 1.5
+    faint = seen(5 / 9 * waves[0][None]).y[0, -WHEN_END:-CONTEXT].double().numpy()
+    end = WHEN + round((0.85 - 0.70) / BIN)  # the prior's
+    assert np.expm1(faint[end - 2]) < 13
+    np.testing.assert_allclose(np.expm1(faint[end + 2 :]), LEAST_LIKELY, rtol=1e-4)

@@ -85,3 +85,13 @@ def test_truths_are_near_standard_normal_in_the_coordinates_of_a_clear_signal() 
     assert (np.abs(np.median(e, axis=0)) < 0.6).all()
     width = 0.5 * (np.quantile(e, 0.84, axis=0) - np.quantile(e, 0.16, axis=0))
     assert ((width > 0.6) & (width < 2.4)).all()
+
+
+@pytest.mark.parametrize("snr", [0.0, 15.0, 50.0])
+def test_no_parameters_inside_the_prior_are_far_out(snr: float) -> None:
+    e = anchor(snr).encode(PRIOR.draw(np.random.default_rng(7), 20_000))
+    assert np.isfinite(e).all()
+    assert np.abs(e).max() < 12
+    x, log_jacobian = anchor(snr).decode(np.array([[-400.0, 400.0, -400.0, 400.0, 1.0]]))
+    assert np.isfinite(x).all()
+    assert log_jacobian[0] > 500  # nothing of the density is there

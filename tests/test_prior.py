@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from gwstream.prior import Prior
+from gwstream.waveforms import component_masses
 
 PRIORS = [
     Prior(),
@@ -98,3 +99,11 @@ def test_density_is_the_same_at_every_phase(turns: int, phase: float) -> None:
 def test_impossible_limits_are_refused_by_name(changes: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=f"prior.{named}"):
         Prior(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_limits_of_the_chirp_mass_are_where_a_mass_reaches_its_own(prior: Prior) -> None:
+    ratio = np.linspace(prior.least_ratio, 1.0, 9)
+    least, most = (np.exp(edge) for edge in prior.log_chirp_limits(ratio))
+    np.testing.assert_allclose(component_masses(least, ratio)[1], prior.mass[0], rtol=1e-9)
+    np.testing.assert_allclose(component_masses(most, ratio)[0], prior.mass[1], rtol=1e-9)

@@ -3,10 +3,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from trained import members, noise, shipped, signal, templates
 
 from gwstream.inference.likelihood import log_ratio
-from gwstream.inference.ridge import CHIRPS, FAR, FIELDS, PARTS, RATIOS, Projector, Ridge, grid, ridge
+from gwstream.inference.ridge import (
+    CHIRPS,
+    COMPONENTS,
+    FAR,
+    FIELDS,
+    PARTS,
+    RATIOS,
+    Projector,
+    Ridge,
+    grid,
+    log_share,
+    ridge,
+)
 from gwstream.records import Floats
 from gwstream.waveforms import component_masses
 
@@ -41,7 +54,7 @@ def test_products_and_norms_give_the_likelihoods_own_maximum() -> None:
         forms = one.forms(torch.tensor([time]), torch.tensor([[lag % PARTS]]))[:, 0, 0]
         a, b = (products[0, lag] @ nodes.mix.T).chunk(2)
         found = a * (forms[0] * a + forms[1] * b) + forms[2] * b.square()
-        for node in rng.choice(np.flatnonzero(np.isfinite(nodes.log_measure.numpy())), 6):
+        for node in rng.choice(np.flatnonzero(nodes.inside.numpy()), 6):
             chirp = float(torch.exp(nodes.log_chirp[node % CHIRPS]))
             expected = largest(window, chirp, float(nodes.ratios[node // CHIRPS]), time)
             assert float(found[node]) == pytest.approx(expected, rel=0.02, abs=0.5)
@@ -99,3 +112,43 @@ def test_noise_alone_has_a_ridge_of_finite_numbers() -> None:
     assert (found.spread > 0).all()
     assert ((found.ratio > PRIOR.least_ratio) & (found.ratio < 1)).all()
     assert (found.profile <= 1e-3).all()
+
+
+def test_a_ridge_that_the_prior_cuts_keeps_its_shape_and_is_weighed_by_what_lies_inside() -> None:
+    """20.5 + 20.2 Msun lie on the prior's edge: for unequal masses of this chirp mass nothing is allowed."""
+    found = find(signal(20.5, 20.2, 0.75, 0.3, 25.0)[0][None], 0.75)
+    chirp = np.log((20.5 * 20.2) ** 0.6 / 40.7**0.2)
+    table = dict(zip(FIELDS, found.table[0].T.double().numpy(), strict=True))
+    assert (np.abs(table["chirp"] - chirp) < 0.1).all()  # the ridge of the likelihood, inside or not
+    assert (np.abs(table["chirp"][-3:] - chirp) < 0.01).all()
+    low, _ = PRIOR.log_chirp_limits(found.ratios.double().numpy())
+    outside = table["chirp"] < low - 4 * table["width"]
+    assert outside[0]
+    assert not outside[-1]
+    assert (table["mass"][outside] < table["mass"][-1] - 5).all()
+    assert float(found.ratio[0]) > 0.75
+
+
+def test_log_share_is_the_normal_mass_within_limits_even_far_out() -> None:
+    rng = np.random.default_rng(5)
+    low, width = rng.normal(0, 1, 7), rng.uniform(0.5, 4, 7)
+    limits = np.stack([low, low + width], axis=1)
+    mean, sigma = rng.normal(0, 6, (40, 7)), rng.uniform(0.1, 2, (40, 7))
+    found = log_share(*(torch.from_numpy(part) for part in (limits, mean, sigma))).double().numpy()
+    a, b = (limits[:, 0] - mean) / sigma, (limits[:, 1] - mean) / sigma
+    a, b = np.where(a > 0, -b, a), np.where(a > 0, -a, b)
+    expected = stats.norm.logcdf(b) + np.log1p(-np.exp(stats.norm.logcdf(a) - stats.norm.logcdf(b)))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert found.min() < -50
+
+
+@pytest.mark.parametrize("lag", range(24, 57, 5))
+def test_products_between_half_samples_are_those_of_the_shifted_templates(lag: int) -> None:
+    window = noise(1, 8)[0]
+    whole = 192
+    found = projector().project(torch.from_numpy(window).float()[None], torch.tensor([whole]))[0, lag].numpy()
+    node = whole * PARTS + lag - FAR * PARTS
+    pieces = templates().pieces(node).astype(np.float64) @ window
+    half, size = COMPONENTS, templates().bank.size
+    expected = pieces[np.r_[:half, size : size + half]]
+    assert np.abs(found - expected).max() < 0.001 * np.abs(expected).max()

@@ -43,14 +43,21 @@ def test_differences_are_those_of_likelihood_times_prior_in_the_coordinates() ->
 
 
 def test_the_newton_step_goes_uphill() -> None:
-    windows = some()
+    """Differences over a width either way miss what is odd in the density: near the top, a little may be lost."""
+    rng = np.random.default_rng(8)
+    masses = [np.sort(rng.uniform(22, 90, 2))[::-1] for _ in range(40)]
+    waves = [signal(a, b, 0.75, rng.uniform(0, 3), rng.uniform(8, 25))[0] for a, b in masses if b > 0.3 * a]
+    windows = np.array(waves) + noise(len(waves), 5)
     newton = np.sinh(looked(windows)[:, -2 * AXES : -AXES]) / SOFT
+    gains = []
     for window, step in zip(windows, newton, strict=True):
         anchor = anchored(window[None])
         length = min(1.0, 1.0 / float(np.linalg.norm(step)))
         x, log_jacobian = anchor.decode(np.stack([np.zeros(AXES), length * step]))
         here, there = log_ratio(window, members()[1].live.templates.waveforms(x)) - log_jacobian
-        assert there > here - 0.05
+        gains.append(there - here)
+    assert np.median(gains) > 0.05
+    assert min(gains) > -0.05
 
 
 def test_each_window_is_looked_at_alone() -> None:

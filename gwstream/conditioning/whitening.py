@@ -9,12 +9,11 @@ from functools import lru_cache
 import numpy as np
 
 from gwstream import waveforms
-from gwstream.model import ConditioningSpec
+from gwstream.model import CONTEXT_BANDS, ConditioningSpec
 from gwstream.records import Floats
 
 OVERSAMPLE = 16
 FLOOR_DB = 60.0
-CONTEXT_BANDS = 24
 DRIFT_BANDS = 8
 BAND_HZ = (20.0, 110.0)
 
@@ -69,7 +68,7 @@ def bands(spec: ConditioningSpec, count: int) -> Floats:
 
 
 def context(spec: ConditioningSpec, psd: Floats, averages: int) -> Floats:
-    """Compressed PSD, (CONTEXT_BANDS + 2,): ln in bands, mean removed; that mean over 1e-46 / Hz; 1 / averages."""
+    """Compressed PSD, (CONTEXT,): ln in bands, mean removed; that mean over 1e-46 / Hz; 1 / averages."""
     levels = bands(spec, CONTEXT_BANDS) @ np.log(psd)
     mean = levels.mean()
     return np.concatenate([levels - mean, [mean - np.log(1e-46), 1.0 / averages]])

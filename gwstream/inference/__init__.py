@@ -25,6 +25,7 @@ from gwstream.inference.features import Live, Seen, see, size
 from gwstream.inference.gate import Best, best
 from gwstream.inference.importance import Proposal, effective, sample
 from gwstream.inference.likelihood import Templates
+from gwstream.inference.modes import Several, distinct, others
 from gwstream.inference.networks.base import Coordinates
 from gwstream.inference.noise import Noise, noise_model
 from gwstream.inference.residual import p_values
@@ -167,15 +168,24 @@ class Inference:
         live = self._filters(window.whitener)
         name = self.identity(window)
         rng = np.random.Generator(np.random.Philox(key=int(hashlib.sha256(name.encode()).hexdigest()[:32], 16)))
-        seen = self._see(window, live)
         samples = torch.from_numpy(window.samples).float()[None]
-        noise = self.model.net.noise(rng, self._config.latents)
-        proposal = self.model.net.density(*self._engine.run(seen.y, samples, *noise))
+        rho = live.gate(samples)
+        seen = self._see(window, live, rho)
+        proposal = self._density(seen, samples, rng)
         anchor = self.model.net.fixed or seen.anchor
+        if self.model.net.fixed is None and (rest := others(rho, live.gate.times, self.model.spec.prior)):
+            first, *looks = distinct([seen, *(self._see(window, live, other) for other in rest)])
+            proposals = proposal, *(self._density(look, samples, rng) for look in looks)
+            proposal = Several.weighed(proposals, [first, *looks])
         trigger = self._trigger(window, seen.best, 0)
         code = seen.y[0].double().numpy()
         assumed = noise_model(self._config.likelihood, window.whitener.averages)
         return Proposed(window, trigger, live.templates, self.prior, assumed, anchor, proposal, code, rng)
+
+    def _density(self, seen: Seen, samples: Tensor, rng: np.random.Generator) -> Proposal:
+        """What the network makes of ONE window's samples (1, n) as seen."""
+        noise = self.model.net.noise(rng, self._config.latents)
+        return self.model.net.density(*self._engine.run(seen.y, samples, *noise))
 
     def infer(self, trigger: Trigger, bucket: int = 1) -> Posterior:
         """The weighted posterior of one window."""
@@ -241,10 +251,10 @@ class Inference:
         self._live.move_to_end(whitener.id)
         return found
 
-    def _see(self, window: Window, live: Live) -> Seen:
-        """The window as the network sees it, in products of fixed shape."""
+    def _see(self, window: Window, live: Live, rho: Tensor) -> Seen:
+        """The window as the network sees it by the gate's SNRs (1, 2, N, lags), in products of fixed shape."""
         samples = torch.from_numpy(window.samples).float()[None]
-        return see(live, samples, live.gate(samples), torch.from_numpy(window.context)[None], self.model.spec.prior)
+        return see(live, samples, rho, torch.from_numpy(window.context)[None], self.model.spec.prior)
 
 
 def _tag(model: Model, prior: Prior, likelihood: str) -> str:

@@ -49,6 +49,12 @@ class Bank:
         """Number K of complex components."""
         return len(self.basis)
 
+    @property
+    def chirp_range(self) -> tuple[float, float]:
+        """Least and largest chirp mass of the grid, Msun."""
+        low, high = self.limits[0] ** (-3.0 / 5.0)
+        return float(high), float(low)
+
     def coefficients(self, mass_1: Floats, mass_2: Floats) -> Complexes:
         """(S, K) for masses (S,) in Msun; outside the grid, those of its edge."""
         chirp, ratio = chirp_mass(mass_1, mass_2), mass_2 / mass_1

@@ -19,8 +19,9 @@ from torch import Tensor
 from gwstream.errors import ModelError
 from gwstream.inference.aggregate import Aggregate
 from gwstream.inference.bank import Bank
+from gwstream.inference.features import size
 from gwstream.inference.networks import Network, build
-from gwstream.model import ModelSpec, read_spec
+from gwstream.model import CONTEXT, ModelSpec, read_spec
 
 WEIGHTS = "weights.safetensors"
 DOUBLE = ("bank.limits", "bank.gate", "bank.first_bin")
@@ -112,8 +113,14 @@ def load_model(folder: Path) -> Model:
             )
     try:
         bank = Bank.from_tensors({name: value.double().numpy() for name, value in tensors.items() if "bank" in name})
+        inputs = int(metadata["inputs"])
+        if inputs != size(bank, CONTEXT):
+            raise ModelError(
+                f"{path}: its network reads {inputs} numbers of a window, where this version of gwstream makes "
+                f"{size(bank, CONTEXT)}; train anew with: gwstream train {folder / 'model.toml'}"
+            )
         aggregate = Aggregate.from_tensors({name: value.double().numpy() for name, value in tensors.items()})
-        net = build(spec, int(metadata["inputs"]))
+        net = build(spec, inputs)
         state = {name[4:]: value for name, value in tensors.items() if name.startswith("net.")}
         spare = {name: value for name, value in net.state_dict().items() if name.startswith(net.training_only)}
         net.load_state_dict(spare | state)

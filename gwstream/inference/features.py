@@ -15,12 +15,14 @@ from torch import Tensor
 from gwstream.inference.bank import Bank
 from gwstream.inference.gate import Best, MatchedFilter, best
 from gwstream.inference.likelihood import Templates
-from gwstream.inference.parameters import SKEW, TAIL, Anchor
+from gwstream.inference.parameters import MASS, SKEW, TAIL, Anchor
 from gwstream.inference.ridge import CHIRPS, RATIOS, Grid, Projector, Ridge, ridge
 from gwstream.inference.stencil import SIZE, look
 from gwstream.prior import Prior
 
 PER_RATIO, WHOLE = 17, 12
+WHEN, BIN = 40, 0.005  # bins on either side of the best time, s
+LEAST_LIKELY = 30.0  # nats below the best at which a time is as good as excluded
 TIME = 4  # among the WHOLE
 POOL = 4  # chirp masses of the profile taken together
 
@@ -41,16 +43,20 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Windows as the network sees them: input (B, F) float32, anchor of the coordinates, the gate's best."""
+    """Windows as the network sees them: input (B, F) float32, anchor of the coordinates, the gate's best.
+
+    ``level`` (B,): ln marginal likelihood of the ridge, but for a constant.
+    """
 
     y: Tensor
     anchor: Anchor
     best: Best
+    level: Tensor
 
 
 def size(bank: Bank, context: int) -> int:
     """Length F of the network's input."""
-    return PER_RATIO * RATIOS + WHOLE + CHIRPS // POOL + SIZE + 2 * len(bank.gate) + context
+    return PER_RATIO * RATIOS + WHOLE + CHIRPS // POOL + SIZE + 2 * len(bank.gate) + 2 * WHEN + 1 + context
 
 
 def see(live: Live, windows: Tensor, rho: Tensor, context: Tensor, prior: Prior) -> Seen:
@@ -64,8 +70,10 @@ def see(live: Live, windows: Tensor, rho: Tensor, context: Tensor, prior: Prior)
     profile = torch.log1p((-seen.profile).clamp(min=0.0).reshape(len(windows), -1, POOL).amin(-1))
     shape, level, inverse_averages = context[:, :-2], context[:, -2:-1], context[:, -1:]
     exact = look(live.templates, anchor, windows)
-    parts = [_summary(seen, anchor, prior), profile, exact, deficit, offset, shape, level / 5, inverse_averages * 20]
-    return Seen(torch.cat(parts, 1).float(), anchor, found)
+    when = _when(live.gate.times, rho, found, prior)
+    parts = [_summary(seen, anchor, prior), profile, exact, deficit, offset, when]
+    parts += [shape, level / 5, inverse_averages * 20]
+    return Seen(torch.cat(parts, 1).float(), anchor, found, seen.level)
 
 
 def coalescence(y: Tensor, prior: Prior) -> Tensor:
@@ -74,10 +82,23 @@ def coalescence(y: Tensor, prior: Prior) -> Tensor:
     return 0.5 * (low + high) + (high - low) * y[:, PER_RATIO * RATIOS + TIME]
 
 
+def _when(times: Tensor, rho: Tensor, found: Best, prior: Prior) -> Tensor:
+    """How far below the best any template is, nats, in bins of time around the best, (B, 2 WHEN + 1).
+
+    A faint signal may be at several times; the ridge follows one.
+    """
+    deficit = 0.5 * (found.snr[:, None].square() - (rho[:, 0].square() + rho[:, 1].square()).amax(1))
+    within = (times >= prior.time[0]) & (times <= prior.time[1])
+    deficit = deficit.clamp(0.0, LEAST_LIKELY).masked_fill(~within, LEAST_LIKELY)
+    bins = torch.round((times - found.time[:, None]) / BIN).long().clamp(-WHEN, WHEN) + WHEN
+    empty = torch.full((len(rho), 2 * WHEN + 1), LEAST_LIKELY)
+    return torch.log1p(empty.scatter_reduce(1, bins, deficit, "amin"))
+
+
 def _summary(seen: Ridge, anchor: Anchor, prior: Prior) -> Tensor:
     """The ridge relative to its own mean, in its own widths, and where it lies, (B, PER_RATIO * RATIOS + WHOLE)."""
     table = torch.from_numpy(anchor.table).float()
-    mass = table[..., -1]
+    mass = table[..., MASS]
     share = torch.softmax(mass, 1)[..., None]
     middle = (share * table).sum(1, keepdim=True)
     chirp, width, time, time_width, slant, amplitude, gain, phase, turn, twist, _, _, _ = (table - middle).unbind(-1)

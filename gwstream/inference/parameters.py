@@ -3,9 +3,9 @@
 In turn, each given those before it: the ratio q from its mean in its width; ln chirp mass from the ridge at q in its
 width there; time from the ridge's line at q and chirp mass; 1 / D from the likeliest, times the SNR; the doubled phase
 from the ridge's plane, on the circle. The first four end at the prior's edges, and `_opened` bends a bounded axis into
-an unbounded one. The order of the last axis is that of `gwstream.records.PARAMETERS`: e1 chirp mass, e2 ratio,
-e3 distance, e4 time, e5 phase in (-pi, pi]. The map depends on window and whitener alone, so a density in e is an exact
-density in the five parameters.
+an unbounded one, whose tails it draws in. The order of the last axis is that of `gwstream.records.PARAMETERS`: e1 chirp
+mass, e2 ratio, e3 distance, e4 time, e5 phase in (-pi, pi]. The map depends on window and whitener alone, so a density
+in e is an exact density in the five parameters.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from gwstream.waveforms import component_masses
 TWO_PI = 2 * math.pi
 CHIRP, WIDTH, TIME, TIME_WIDTH, SLANT, AMPLITUDE, GAIN, PHASE, TURN, TWIST, MASS, SKEW, TAIL = range(len(FIELDS))
 CLOSEST = 1e-12  # to a bound, in widths
+LINEAR = 3.0  # widths from the middle at which the tails begin
+FARTHEST = 300.0  # coordinate
 ROUNDING = 1e-11  # of a bound: nearer, the parameters' own rounding may be beyond it
 
 
@@ -115,10 +117,15 @@ class Anchor:
 
     def edges(self) -> tuple[Floats, Floats, Floats]:
         """Where the prior ends, in the ridge's widths, (B, R) each: chirp mass from below and above, farthest 1 / D."""
-        least, most = _chirp_limits(self.prior, self.ratios)
+        least, most = self.prior.log_chirp_limits(self.ratios)
         chirp, width = self.table[..., CHIRP], np.exp(self.table[..., WIDTH])
         farthest = (1 / (self.prior.distance[1] * np.exp(self.table[..., AMPLITUDE])) - 1) * self.snr[:, None]
         return (least - chirp) / width, (most - chirp) / width, farthest
+
+    @property
+    def time(self) -> float:
+        """The ridge's time of ONE window at its likeliest ratio, s."""
+        return float(self.table[0, np.argmax(self.table[0, :, MASS]), TIME])
 
     @property
     def sharpness(self) -> Floats:
@@ -148,7 +155,7 @@ class _Line:
 
     @property
     def chirp_bounds(self) -> tuple[Floats, Floats]:
-        least, most = _chirp_limits(self._anchor.prior, self._ratio)
+        least, most = self._anchor.prior.log_chirp_limits(self._ratio)
         return (least - self.chirp) / self.width, (most - self.chirp) / self.width
 
     def move(self, log_chirp: Floats) -> None:
@@ -170,24 +177,22 @@ class _Line:
         return (1 / (far * self.inverse) - 1) * snr, (1 / (near * self.inverse) - 1) * snr
 
 
-def _chirp_limits(prior: Prior, ratio: Floats) -> tuple[Floats, Floats]:
-    """ln chirp mass where mass 2 is the least and where mass 1 is the largest, at mass ratios."""
-    low, high = prior.mass
-    common = 0.2 * np.log1p(ratio)
-    return math.log(low) - 0.4 * np.log(ratio) - common, math.log(high) + 0.6 * np.log(ratio) - common
-
-
 def _opened(v: Floats, low: Floats, high: Floats) -> Floats:
-    """(low, high) to the real line; far from the bounds, in units of v, the identity."""
+    """(low, high) to the real line; far from the bounds, and near 0, in units of v, the identity."""
     left, right = np.maximum(v - low, CLOSEST), np.maximum(high - v, CLOSEST)
-    return np.asarray(v + np.log(-np.expm1(-left)) - np.log(-np.expm1(-right)))
+    far = v + np.log(-np.expm1(-left)) - np.log(-np.expm1(-right))
+    beyond = np.maximum(np.abs(far) - LINEAR, 0.0)
+    return np.asarray(far - np.copysign(beyond - np.arcsinh(beyond), far))
 
 
 def _closed(e: Floats, low: Floats, high: Floats) -> tuple[Floats, Floats]:
     """The inverse of `_opened`, and the ln of its slope."""
-    value = np.logaddexp(e, low) - np.logaddexp(0.0, e - high)
+    beyond = np.clip(np.abs(e) - LINEAR, 0.0, FARTHEST)
+    far = e + np.copysign(np.sinh(beyond) - beyond, e)
+    value = np.logaddexp(far, low) - np.logaddexp(0.0, far - high)
     value = np.clip(value, low + ROUNDING * np.abs(low), high - ROUNDING * np.abs(high))
-    return value, log_expit(e - low) + log_expit(high - e) + np.log(-np.expm1(-np.maximum(high - low, CLOSEST)))
+    log_slope = log_expit(far - low) + log_expit(high - far) + np.log(-np.expm1(-np.maximum(high - low, CLOSEST)))
+    return value, log_slope + np.log(np.cosh(beyond))
 
 
 def _widened(angle: Floats, by: Floats) -> Floats:

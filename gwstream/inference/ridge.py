@@ -2,7 +2,9 @@
 
 The window is projected once onto the bank's components at a few lags; every node of a grid of chirp masses and ratios
 is then a short product. For each ratio the weighted mean, width and slopes over chirp mass and time make the *ridge*,
-from which `parameters` counts its coordinates and `features` makes the network's input. Nothing here needs to be exact:
+from which `parameters` counts its coordinates and `features` makes the network's input. Chirp masses a little beyond
+the prior are looked at too: a ridge that the prior cuts keeps its shape, and how much of it lies inside is known in
+closed form, where a cell of the grid is in or out as a whole. Nothing here needs to be exact:
 the ridge is a function of window and whitener alone, so a density in coordinates counted from it is exact whatever it
 is; the better the ridge, the closer they are to a standard normal (Laplace's approximation as a change of variables).
 """
@@ -25,19 +27,21 @@ from gwstream.prior import Prior
 from gwstream.records import Floats
 from gwstream.waveforms import component_masses
 
-COMPONENTS = 24
-CHIRPS, RATIOS = 96, 7
+COMPONENTS = 32
+CHIRPS, RATIOS = 112, 9
+SPACING = -0.5  # the power of the chirp mass in which nodes lie evenly: close where signals last longest
 COARSE = 4  # every so manieth chirp mass, every second ratio, and every CRUDE-th lag, for the first look
 PARTS = SHIFTS  # lags a sample, 0.5 ms apart: those between half samples are interpolated
 CRUDE = 4
 FORMS = 4  # parts of a sample at which norms are computed: aliasing makes them nearly a sine of the part
-STENCIL = 6
+STENCIL = 12  # half samples that a lag between them is interpolated from; fewer near the ends
 FAR = 5  # whole samples on either side at the first look
 NEAR = 9  # lags on either side at the second, every one above CLOSE_SNR and every other below
 CLOSE_SNR = 15.0
 LAGS = 2 * FAR * PARTS + 1
 CLEAR_SNR = 20.0  # above it the likelihood is flattened to the width it has here, so that the grid resolves it
 LEAST_SNR = 4.0
+EXCLUDED = -40.0  # ln marginal likelihood at which a ratio is as good as excluded: splines swing around greater depths
 NORM_TIMES = 3
 FINER, LEAST_SPREAD = 49, 0.04  # nodes of the ratio's own mean and width
 TURN = 2 * math.pi * 60.0  # rad / s: the wave's phase follows the time at about this frequency
@@ -63,35 +67,44 @@ class Grid:
     """Nodes of a bank over the prior, N = RATIOS * CHIRPS, ratio by ratio.
 
     ``mix`` (2 N, 2 K): the two phases as mixtures of real components; ``log_chirp`` (CHIRPS,); ``ratios`` (RATIOS,);
-    ``log_measure`` (N,): ln of the prior mass of a node's cell, -inf outside the prior; ``finer`` (FINER, RATIOS):
-    values between the ratios by a cubic spline.
+    ``log_measure`` (N,): ln of the prior mass of a node's cell, were there no limits of the masses; ``inside`` (N,):
+    whether some of the cell lies within them; ``limits`` (RATIOS, 2): those of ln chirp mass; ``blur`` (CHIRPS,):
+    variance of ln chirp mass in a cell; ``finer`` (FINER, RATIOS): values between the ratios by a cubic spline.
     """
 
     mix: Tensor
     log_chirp: Tensor
     ratios: Tensor
     log_measure: Tensor
+    inside: Tensor
+    limits: Tensor
+    blur: Tensor
     finer: Tensor
 
 
 def grid(bank: Bank, prior: Prior) -> Grid:
-    """The nodes for a bank and a prior, evenly spaced in ln chirp mass and ratio."""
-    low, high = np.log(prior.chirp_mass)
-    step = (high - low) / CHIRPS
-    chirps = np.exp(low + step * (np.arange(CHIRPS) + 0.5))
+    """The nodes for a bank and a prior, over all chirp masses of the bank."""
+    first, last = np.array(bank.chirp_range) ** SPACING
+    step = (last - first) / CHIRPS
+    positions = first + step * (np.arange(CHIRPS) + 0.5)
+    chirps = positions ** (1 / SPACING)
+    cells = step / (SPACING * positions)  # in ln chirp mass
     ratios = np.linspace(prior.least_ratio, 1.0, RATIOS)
     q, chirp = (part.ravel() for part in np.meshgrid(ratios, chirps, indexing="ij"))
     mass_1, mass_2 = component_masses(chirp, q)
-    slack = 1.03  # a cell whose middle lies just outside still has mass inside
-    inside = (mass_1 <= prior.mass[1] * slack) & (mass_2 >= prior.mass[0] / slack)
-    measure = 2 * np.log(mass_1) + np.log(step)
+    limits = np.stack(prior.log_chirp_limits(ratios), axis=1)
+    half = 0.5 * cells
+    inside = (np.log(chirps) + half > limits[:, :1]) & (np.log(chirps) - half < limits[:, 1:])
     c = bank.coefficients(mass_1, mass_2)[:, :COMPONENTS]
     mix = np.concatenate([np.hstack([c.real, c.imag]), np.hstack([-c.imag, c.real])])
     return Grid(
         mix=torch.from_numpy(mix).float(),
         log_chirp=torch.from_numpy(np.log(chirps)).float(),
         ratios=torch.from_numpy(ratios).float(),
-        log_measure=torch.from_numpy(np.where(inside, measure, -np.inf)).float(),
+        log_measure=torch.from_numpy(2 * np.log(mass_1) + np.log(np.tile(cells, RATIOS))).float(),
+        inside=torch.from_numpy(inside.ravel()),
+        limits=torch.from_numpy(limits),
+        blur=torch.from_numpy(cells**2 / 12).float(),
         finer=torch.from_numpy(CubicSpline(ratios, np.eye(RATIOS))(np.linspace(ratios[0], 1.0, FINER))).float(),
     )
 
@@ -156,8 +169,11 @@ def _quarters() -> Tensor:
     given = np.arange(2 * (2 * FAR + 1)) * (PARTS // 2)
     out = np.zeros((LAGS, len(given)))
     for row in range(LAGS):
-        first = int(np.clip(row // (PARTS // 2) - STENCIL // 2 + 1, 0, len(given) - STENCIL))
-        nodes = given[first : first + STENCIL]
+        before = row // (PARTS // 2)
+        room = min(before + 1, len(given) - 1 - before)  # as many on either side, or the polynomial swings
+        half = int(np.clip(room, 2, STENCIL // 2))
+        first = int(np.clip(before - half + 1, 0, len(given) - 2 * half))
+        nodes = given[first : first + 2 * half]
         for k, node in enumerate(nodes):
             others = np.delete(nodes, k)
             out[row, first + k] = np.prod((row - others) / (node - others))
@@ -174,9 +190,10 @@ class Ridge:
     ``table`` (B, R, fields) in the order of `FIELDS`: conditional mean and width of ln chirp mass; time (s) at that
     mean, its width at fixed chirp mass and its slope on ln chirp mass; ln of the likeliest inverse distance (1/Gpc) and
     its slope on ln chirp mass; the doubled phase (rad), its slopes on time and on ln chirp mass; ln of the marginal
-    likelihood relative to the largest; skewness and excess kurtosis of ln chirp mass. ``profile``
+    likelihood within the prior relative to the largest; skewness and excess kurtosis of ln chirp mass. ``profile``
     (B, CHIRPS): ln likelihood of the best ratio and lag, at most 0.
-    ``ratio``, ``spread`` (B,): mean and width of the ratio; ``snr`` (B,) of the best node; ``ratios`` (R,).
+    ``ratio``, ``spread`` (B,): mean and width of the ratio; ``snr`` (B,) of the best node; ``level`` (B,): ln of all of
+    the likelihood, but for a constant; ``ratios`` (R,).
     """
 
     table: Tensor
@@ -184,6 +201,7 @@ class Ridge:
     ratio: Tensor
     spread: Tensor
     snr: Tensor
+    level: Tensor
     ratios: Tensor
 
 
@@ -211,7 +229,7 @@ def _best_lag(projector: Projector, products: Tensor, times: Tensor) -> tuple[Te
     """Index (B,) of the lag with the best node of a coarser grid, with room for the second look, and its SNR (B,)."""
     nodes, margin = projector.nodes, 2 * NEAR
     keep = torch.arange(CHIRPS * RATIOS).reshape(RATIOS, CHIRPS)[1::2, COARSE // 2 :: COARSE].flatten()
-    keep = keep[torch.isfinite(nodes.log_measure[keep])]
+    keep = keep[nodes.inside[keep]]
     mix = torch.cat([nodes.mix[keep], nodes.mix[len(nodes.log_measure) + keep]])
     lags = torch.arange(margin, products.shape[1] - margin, CRUDE)
     forms = projector.forms(times, (lags % PARTS).expand(len(times), -1))[..., keep]
@@ -226,9 +244,9 @@ def _measure(
     """Moments over chirp mass and time (B, lags, N) at times ``origin`` (B,) + ``offsets`` (B, lags)."""
     log_l, a, b = likelihood
     count, lags = log_l.shape[:2]
-    inside = torch.isfinite(nodes.log_measure)
-    loudest = log_l.amax(1).masked_fill(~inside, -math.inf)
-    peak = loudest.amax(1)
+    tick = (offsets[:, 1] - offsets[:, 0])[:, None]
+    loudest = log_l.amax(1)
+    peak = loudest[:, nodes.inside].amax(1)
     snr = torch.sqrt(2 * peak).clamp(min=LEAST_SNR)
     flat = (CLEAR_SNR / snr).square().clamp(max=1.0)[:, None]
     log_power = torch.log((2 * log_l).clamp(min=LEAST_SNR**2))
@@ -265,14 +283,16 @@ def _measure(
         (mean_m, mean_t, var_m, var_t, slant),
     )
     half = 0.5 * torch.log(var_m * var_t)
-    mass = (top + torch.log(total) - half) / flat + half
-    mass = mass - mass.amax(1, keepdim=True)
-    root = torch.sqrt(flat)
+    width = torch.sqrt(var_m * flat + by_chirp @ nodes.blur)  # at least that of a cell, if one has all the weight
+    share = log_share(nodes.limits - nodes.log_chirp.mean(), mean_m, width)
+    mass = (top + torch.log(total) - half) / flat + half + share
+    level = torch.logsumexp(mass, 1) + peak + torch.log(tick[:, 0])
+    mass = (mass - mass.amax(1, keepdim=True)).clamp(min=EXCLUDED)
     fields = (
         mean_m + nodes.log_chirp.mean(),
-        torch.sqrt(var_m) * root,
+        width,
         mean_t + origin[:, None],
-        torch.sqrt(var_t) * root,
+        torch.sqrt(var_t * flat + tick.square() / 12),
         slant,
         amplitude,
         gain,
@@ -284,8 +304,18 @@ def _measure(
         fourth / var_m.square() - 3,
     )
     ratio, spread = _ratio(nodes, mass)
-    profile = loudest.reshape(count, RATIOS, CHIRPS).amax(1) - peak[:, None]
-    return Ridge(torch.stack(fields, -1), profile, ratio, spread, snr, nodes.ratios)
+    profile = loudest.reshape(count, RATIOS, CHIRPS).amax(1)
+    profile = profile - profile.amax(1, keepdim=True)
+    return Ridge(torch.stack(fields, -1), profile, ratio, spread, snr, level, nodes.ratios)
+
+
+def log_share(limits: Tensor, mean: Tensor, width: Tensor) -> Tensor:
+    """ln of the share (B, R) of normal densities with mean and width (B, R) that lies within limits (R, 2)."""
+    low, high = ((limits - mean.double()[..., None]) / width.double()[..., None]).unbind(-1)
+    low, high = torch.where(low > 0, -high, low), torch.where(low > 0, -low, high)  # so that the tail is the lower one
+    below, above = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
+    share: Tensor = above + torch.log(-torch.expm1((below - above).clamp(max=-1e-12)))
+    return share.float()
 
 
 def _ratio(nodes: Grid, mass: Tensor) -> tuple[Tensor, Tensor]:

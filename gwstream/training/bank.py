@@ -14,6 +14,7 @@ from gwstream.records import Floats
 
 REFERENCE = "aLIGO_O4_high"
 LOWEST = 2.0 / 3.0  # of the floor frequency: where the templates begin (the filters are 60 dB down there)
+BEYOND = 1.06  # of the prior's chirp masses, either way: the ridge looks over the edge
 SUBSET = 3  # every third node makes the decomposition
 
 
@@ -21,7 +22,8 @@ def build(spec: ModelSpec) -> Bank:
     """Bank for a model's prior, band and rate; about 10 s. Deterministic."""
     conditioning = spec.conditioning
     low, high = spec.prior.chirp_mass
-    positions = np.linspace(grid_position(np.array(high)), grid_position(np.array(low)), spec.bank.chirp_nodes)
+    ends = grid_position(np.array([high * BEYOND, low / BEYOND]))
+    positions = np.linspace(ends[0], ends[1], spec.bank.chirp_nodes)
     ratios = np.linspace(spec.prior.min_ratio, 1.0, spec.bank.ratio_nodes)
     first = round(conditioning.floor_hz * LOWEST / DELTA_F)
     last = round(conditioning.stop_hz / DELTA_F) + 8
