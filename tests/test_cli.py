@@ -19,7 +19,10 @@ from gwstream.config import Config
 from gwstream.errors import ConfigError, EngineError, GwstreamError, PublishError
 from gwstream.training.train import Data
 
-NAMES = ("run", "demo", "watch", "replay", "simulate", "train", "validate", "compare", "check-config", "schema")
+NAMES = (
+    *("run", "demo", "watch", "replay", "simulate", "publish"),
+    *("train", "validate", "compare", "check-config", "schema"),
+)
 HEAVY = {"numpy", "scipy", "torch", "pydantic", "aiohttp", "aiomqtt", "gwpy", "h5py", "matplotlib", "rich", "asyncio"}
 
 

@@ -238,6 +238,19 @@ def test_a_withdrawn_network_event_is_news_and_so_is_one_that_stands_again() -> 
     assert [track.new(parse(one))[0] for one in order] == [True, True, False, True, False]
 
 
+def test_a_repeat_is_new_where_it_was_missed_and_says_nothing_of_gaps() -> None:
+    out = outgoing(0, "L1", "network")
+    assert out.summary.event is not None
+    gone = replace(out, summary=replace(out.summary, event={**out.summary.event, "state": "withdrawn"}))
+    track = Track()
+    for one in (payload(out, 0), payload(gone, 1), payload(outgoing(1, "L1"), 7)):
+        track.new(parse(one))
+    again = [payload(out, 0), payload(gone, 1), payload(out, 2), payload(outgoing(2, "L1"), 3)]
+    told = [track.new(parse(one), repeat=True) for one in again]
+    assert told == [(False, None), (False, None), (True, None), (True, None)]
+    assert track.new(parse(payload(outgoing(3, "L1"), 8))) == (True, None)  # it follows 7, not 3
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"schema": "gwstream.event/1"}', b'{"schema": ["x"]}', b"1"])
 def test_what_is_no_message_is_refused(content: bytes) -> None:
     with pytest.raises(NotOurs):

@@ -208,7 +208,8 @@ async def test_age_does_not_jump_with_the_wall_clock(tmp_path: Path) -> None:
 async def test_the_archive_is_bounded_by_age_and_size_and_spares_what_waits(tmp_path: Path) -> None:
     now = 10**12
     config = PublishConfig(archive_days=1, archive_mb=0.1, retention=10**6, expiry=10**6)
-    async with Outbox(config, tmp_path, monotonic_ns=lambda: now) as box:
+    notes = Notes()
+    async with Outbox(config, tmp_path, tally=notes.tally, monotonic_ns=lambda: now) as box:
         for number in range(60):
             await box.put(outgoing(number))
             await write(box)
@@ -218,12 +219,14 @@ async def test_the_archive_is_bounded_by_age_and_size_and_spares_what_waits(tmp_
         assert 3 < len(rows) < 40
         assert sum(len(row.outgoing.summary.posterior) for row in rows) < 100_000
         assert [row.state for row in rows[-3:]] == [WAITING] * 3
+        assert notes.counts == {("publish", "archive_size", ""): 60 - len(rows)}
         now += 2 * 86400 * NANO
         await box.put(outgoing(99))
         await write(box)
         await write(box)
         states = Counter(row.state for row in store.read(tmp_path, 0, 2**62))
         assert states == {WAITING: 4}
+        assert notes.counts["publish", "archive_age", ""] == len(rows) - 3
 
 
 async def test_two_daemons_do_not_share_a_directory(tmp_path: Path) -> None:
@@ -329,9 +332,9 @@ async def test_a_disk_that_does_not_answer_holds_nothing_up(tmp_path: Path, monk
     monkeypatch.setattr(outbox, "STUCK", 0.1)
     real = store.Store.write
 
-    def slow(*args: Any) -> None:
+    def slow(*args: Any) -> Counter[str]:
         time.sleep(0.5)
-        real(*args)
+        return real(*args)
 
     monkeypatch.setattr(store.Store, "write", slow)
     async with Outbox(PublishConfig(), tmp_path) as box:
@@ -350,9 +353,10 @@ async def test_a_disk_that_does_not_answer_holds_nothing_up(tmp_path: Path, monk
 async def test_only_what_is_written_may_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = store.Store.write
 
-    def slow(*args: Any) -> None:
-        real(*args)
+    def slow(*args: Any) -> Counter[str]:
+        written = real(*args)
         time.sleep(0.2)
+        return written
 
     monkeypatch.setattr(store.Store, "write", slow)
     async with Outbox(PublishConfig(), tmp_path) as box:

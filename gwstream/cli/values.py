@@ -38,3 +38,13 @@ def positive(text: str) -> float:
     if not value > 0:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number above zero")
     return value
+
+
+def gps(text: str) -> int:
+    """GPS seconds, with up to nine decimals, in ns."""
+    match = re.fullmatch(r"(\d{1,10})(?:\.(\d{1,9}))?", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not a time in GPS seconds; write it as 1126259462 or 1126259462.4"
+        )
+    return int(match[1]) * 10**9 + int((match[2] or "").ljust(9, "0"))

@@ -55,6 +55,7 @@ M = TypeVar("M", bound=Message | Status)
 FIRST_PAUSE = 0.1  # s before the second attempt to connect
 LONGEST_PAUSE = 5.0
 ALL: tuple[type[Message | Status], ...] = (Posterior, Event, NetworkEvent, Status)
+REPEAT = ("repeat", "true")  # user property of what `gwstream publish` sends again
 WAITING = 10_000  # messages kept for a reader that is slow; more are lost, and noticed
 
 
@@ -225,7 +226,7 @@ def _new(raw: aiomqtt.Message, track: Track, on_gap: Callable[[Gap], None]) -> M
         return None
     if isinstance(message, Status):
         return message
-    new, gap = track.new(message)
+    new, gap = track.new(message, repeat=REPEAT in getattr(raw.properties, "UserProperty", ()))
     if gap is not None:
         on_gap(gap)
     return message if new else None

@@ -36,19 +36,28 @@ class Track:
 
     def __init__(self) -> None:
         self._seen: OrderedDict[tuple[type[Message], str, bool], None] = OrderedDict()
+        self._numbers: OrderedDict[tuple[type[Message], str, bool, int], None] = OrderedDict()
         self._last: dict[str, int] = {}
 
-    def new(self, message: Message) -> tuple[bool, Gap | None]:
-        """Whether the message has not come before, and what is missing before it."""
+    def new(self, message: Message, *, repeat: bool = False) -> tuple[bool, Gap | None]:
+        """Whether the message has not come before, and what is missing before it.
+
+        ``repeat``: it was sent before, out of order now, and says nothing of what is missing. It is known by its number
+        as well, for a network event may have stood, been withdrawn and stood again.
+        """
         withdrawn = isinstance(message, NetworkEvent) and message.withdrawn
         key = (type(message), message.id, withdrawn)
-        if key in self._seen:
+        exact = (*key, message.sequence)
+        if (exact in self._numbers) if repeat else (key in self._seen):
             return False, None
         if isinstance(message, NetworkEvent):  # it may stand again after it was withdrawn
             self._seen.pop((type(message), message.id, not withdrawn), None)
-        self._seen[key] = None
-        if len(self._seen) > REMEMBERED:
-            self._seen.popitem(last=False)
+        self._seen[key] = self._numbers[exact] = None
+        for known in (self._seen, self._numbers):
+            if len(known) > REMEMBERED:
+                known.popitem(last=False)
+        if repeat:
+            return True, None
         last = self._last.get(message.detector)
         self._last[message.detector] = message.sequence
         if last is None or message.sequence <= last + 1:

@@ -22,6 +22,8 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "not_durable": "sent without being on disk first: the disk did not let us",
         "repeated": "its id was stored before, as after a restart: left out",
         "other_bytes": "its id was stored before with other content: the stored one stands",
+        "archive_age": "a message left the archive, older than publish.archive_days",
+        "archive_size": "a message left the archive, which held publish.archive_mb",
         "set_aside": "the outbox's file was damaged; it was renamed and begun anew",
     },
     "service": {"set_aside": "how far the last daemon got was damaged, or of another model or setting: begun anew"},

@@ -9,7 +9,6 @@ before it lets us in again: never after, when it would hide that we are back.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 import time
@@ -39,7 +38,6 @@ STATUS_INTERVAL = 10.0  # s between two statuses
 COMPLAINT_INTERVAL = 60.0  # s between two warnings of the same
 CONNECTING = 60.0  # s after which an attempt to connect that neither succeeds nor fails is stuck
 FIRST_PAUSE = 0.1  # s before the second attempt to connect
-REFUSED = "the broker refuses it ({}): has the user the right to write?"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,16 +242,11 @@ class Publisher:
         kept.delivery = message.delivery(
             kept.outgoing, sequence=kept.sequence, attempt=kept.attempt, monotonic_ns=now, gps_ns=self._now_ns()
         )
-        model = json.loads(summary.posterior).get("model", {})
-        properties = connection.properties(
-            message.schema_of(summary),
-            [("model", str(model.get("name"))), ("model_version", str(model.get("version")))],
-            self._config.expiry,
-        )
+        properties = connection.of_message(summary, self._config.expiry)
         topic = message.topic(self._config.prefix, summary)
         await client.publish(topic, message.compose(summary, kept.delivery), qos=1, properties=properties)
         if client.refused:  # of several on the wire at once it may have been another: the number is right
-            self._outbox.drop(kept, "refused", REFUSED.format(client.refused.pop()))
+            self._outbox.drop(kept, "refused", connection.REFUSED.format(client.refused.pop()))
             return
         self._outbox.acknowledged(kept)
         self._counts[summary.kind] += 1
@@ -278,7 +271,7 @@ class Publisher:
         topic = connection.status_topic(self._config)
         await client.publish(topic, message.status(state, facts), qos=1, retain=True, properties=properties)
         if client.refused:
-            self._outbox.lost("", "refused", REFUSED.format(client.refused.pop()))
+            self._outbox.lost("", "refused", connection.REFUSED.format(client.refused.pop()))
 
     def _changed(self) -> None:
         for observer in self._observers:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import re
 import ssl
 from collections.abc import Iterable
@@ -19,10 +21,12 @@ from paho.mqtt.reasoncodes import ReasonCode
 from gwstream.config import PublishConfig
 from gwstream.errors import ConfigError, PublishError
 from gwstream.publish import message
+from gwstream.records import Summary
 from gwstream.secrets import secret, tls
 
 _REFUSED_USER = {134, 135}  # bad user name or password, not authorized
 CONTENT = "application/json"
+REFUSED = "the broker refuses it ({}): has the user the right to write?"
 
 
 class Client(aiomqtt.Client):
@@ -46,14 +50,21 @@ class Credentials:
     tls: ssl.SSLContext | None
 
 
-def client(config: PublishConfig, credentials: Credentials) -> Client:
-    """A new client, to be entered once; when we vanish the broker says for us that we are offline."""
-    will = aiomqtt.Will(
-        status_topic(config),
-        message.status("offline", {"instance": config.instance, "reason": "connection lost"}),
-        qos=1,
-        retain=True,
-        properties=properties(message.STATUS_SCHEMA, of=PacketTypes.WILLMESSAGE),
+def client(config: PublishConfig, credentials: Credentials, visitor: str = "") -> Client:
+    """A new client, to be entered once; when we vanish the broker says for us that we are offline.
+
+    ``visitor``: the identifier of one that is not the daemon, and leaves no such will.
+    """
+    will = (
+        None
+        if visitor
+        else aiomqtt.Will(
+            status_topic(config),
+            message.status("offline", {"instance": config.instance, "reason": "connection lost"}),
+            qos=1,
+            retain=True,
+            properties=properties(message.STATUS_SCHEMA, of=PacketTypes.WILLMESSAGE),
+        )
     )
     return Client(
         config.host,
@@ -61,7 +72,7 @@ def client(config: PublishConfig, credentials: Credentials) -> Client:
         username=config.username,
         password=credentials.password,
         tls_context=credentials.tls,
-        identifier=config.identity,
+        identifier=visitor or config.identity,
         protocol=aiomqtt.ProtocolVersion.V5,
         will=will,
         timeout=config.timeout,
@@ -71,11 +82,16 @@ def client(config: PublishConfig, credentials: Credentials) -> Client:
     )
 
 
-async def check_broker(config: PublishConfig) -> None:
+def visitor(config: PublishConfig) -> str:
+    """An identifier that no daemon has, nor another visitor of this host: a broker drops the older of two clients."""
+    return f"{config.identity}-{os.getpid()}"
+
+
+async def check_broker(config: PublishConfig, visitor: str = "") -> None:
     """Connect once. Raises `PublishError` that says what is wrong and where, `ConfigError` for the files of secrets."""
     where = f"{config.host}:{config.port}"
     try:
-        async with asyncio.timeout(config.timeout + 1), client(config, credentials(config)):
+        async with asyncio.timeout(config.timeout + 1), client(config, credentials(config), visitor):
             pass
     except MqttConnectError as problem:
         if fault(problem) == "login_refused":
@@ -126,6 +142,13 @@ def properties(
     if expiry is not None:
         out.MessageExpiryInterval = expiry
     return out
+
+
+def of_message(summary: Summary, expiry: int, *more: tuple[str, str]) -> Properties:
+    """The properties of a message about ``summary``."""
+    model = json.loads(summary.posterior).get("model", {})
+    named = [("model", str(model.get("name"))), ("model_version", str(model.get("version"))), *more]
+    return properties(message.schema_of(summary), named, expiry)
 
 
 def status_topic(config: PublishConfig) -> str:

@@ -286,7 +286,11 @@ class Outbox:
         done, _ = await asyncio.wait((write,), timeout=STUCK)
         if not done:
             self._troubled("the disk does not answer")
-        await write
+        evicted = await write
+        if evicted["age"]:
+            self._tally("publish", "archive_age", "", evicted["age"])
+        if evicted["size"]:
+            self._tally("publish", "archive_size", "", evicted["size"])
         for kept in new:
             kept.stored = True
             self._unwritten.pop(kept.n, None)

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ log = logging.getLogger("publish")
 
 FORMAT = 1
 PRUNED_AT_ONCE = 256  # rows that one transaction may remove
+READ_AT_ONCE = 256  # rows that one query gives
 BUSY = 5.0  # s to wait for somebody who reads the file
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 NAME = "outbox.sqlite"
@@ -102,8 +104,11 @@ class Store:
             self._db.close()
         os.close(self._lock)
 
-    def write(self, new: Sequence[Row], settled: Sequence[Settled], now: int) -> None:
-        """Add rows (known ones stay as they are), settle others, and keep the bounds at steady time ``now``."""
+    def write(self, new: Sequence[Row], settled: Sequence[Settled], now: int) -> Counter[str]:
+        """Add rows (known ones stay as they are), settle others, and keep the bounds at steady time ``now``.
+
+        Returns how many rows left the archive for their "age" and its "size".
+        """
         with self._transaction():
             for row in new:
                 added = self._db.execute(
@@ -120,19 +125,23 @@ class Store:
                 "UPDATE message SET state = ?, delivery = ? WHERE n = ?",
                 [(one.state, one.delivery, one.n) for one in settled],
             )
-            self._prune(now)
+            return self._prune(now)
 
-    def _prune(self, now: int) -> None:
+    def _prune(self, now: int) -> Counter[str]:
         oldest = self._db.execute(
             "SELECT n, at, size FROM message WHERE state <> 0 ORDER BY n LIMIT ?", (PRUNED_AT_ONCE,)
         )
-        gone = []
+        gone: list[tuple[int]] = []
+        why: Counter[str] = Counter()
         for n, at, length in oldest:
-            if self._total <= self._limits.size and now - at <= self._limits.age:
+            old = now - at > self._limits.age
+            if self._total <= self._limits.size and not old:
                 break
+            why["age" if old else "size"] += 1
             gone.append((n,))
             self._total -= length
         self._db.executemany("DELETE FROM message WHERE n = ?", gone)
+        return why
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -184,16 +193,19 @@ class Store:
 def read(directory: Path, begin_ns: int, end_ns: int) -> Iterator[Row]:
     """Stored rows, waiting ones included, whose coalescence lies in [begin, end) GPS ns, in the order they were made.
 
-    A daemon may write meanwhile. Raises `ConfigError` where there is nothing to read.
+    A daemon may write meanwhile: a few rows are read at a time, for its log grows while somebody reads. Raises
+    `ConfigError` where there is nothing to read.
     """
     file = directory / NAME
     if not file.is_file():
         raise ConfigError(f"{file}: no such file: no daemon of these settings has stored a message there")
+    query = f"SELECT {COLUMNS} FROM message WHERE gps_ns >= ? AND gps_ns < ? AND n > ? ORDER BY n LIMIT {READ_AT_ONCE}"
+    last = 0
     try:
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY)) as db:
-            query = f"SELECT {COLUMNS} FROM message WHERE gps_ns >= ? AND gps_ns < ? ORDER BY n"
-            for values in db.execute(query, (begin_ns, end_ns)):
-                yield unpacked(values, 0)
+            while found := [unpacked(one, 0) for one in db.execute(query, (begin_ns, end_ns, last)).fetchall()]:
+                yield from found
+                last = found[-1].n
     except sqlite3.Error as problem:
         raise ConfigError(f"{file}: cannot be read: {problem}") from problem
 
