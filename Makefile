@@ -3,13 +3,14 @@
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
+AUDIT := .venv-audit
 BIN := $(VENV)/bin
 MODEL ?= models/bbh-1det
 DEMO ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint format docs bench bench-hour bench-network bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
-  bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants bench-restart train validate compare clean system-packages
+  bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants bench-restart sbom audit train validate compare clean system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -112,6 +113,18 @@ $(PEERS)/.done: $(VENV)/.test
 
 bench-sampler: $(PEERS)/.done ## the exact posterior against bilby and dynesty (half an hour)
 	$(PEERS)/bin/python benchmarks/sampler.py
+
+# the tools that look at the packages get an environment of their own as well
+$(AUDIT)/.done: Makefile
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install 'cyclonedx-bom>=7.5,<8' 'pip-audit>=2.10,<3'
+	@touch $@
+
+sbom: $(AUDIT)/.done $(VENV)/.demo ## build/sbom.cdx.json: every package a user runs, with licences and hashes
+	$(AUDIT)/bin/python tools/sbom.py $(BIN)/python build/sbom.cdx.json
+
+audit: sbom ## ask a database of known vulnerabilities about each of them
+	$(AUDIT)/bin/python tools/audit.py build/sbom.cdx.json
 
 train: $(VENV)/.demo ## train models/bbh-1det (another: MODEL=folder), resuming where it stopped
 	$(BIN)/gwstream train $(MODEL)/model.toml $(if $(wildcard runs/$(notdir $(MODEL))/checkpoint.safetensors),--resume)
