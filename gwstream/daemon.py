@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -18,6 +18,8 @@ from gwstream.console import Printer
 from gwstream.errors import PublishError
 from gwstream.health import Health
 from gwstream.inference import Inference, Model, load_model
+from gwstream.inference.guarded import GuardedInference
+from gwstream.inference.parity import Serving
 from gwstream.metrics import Metrics
 from gwstream.pipeline.parts import Parts, PublisherLike
 from gwstream.pipeline.progress import Progress
@@ -50,14 +52,17 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
     prior = model.spec.prior.served(config.inference.distance_prior)
     health = Health(config.service.stuck)
     async with open_source(config.source, metrics.tally, prior, model.spec.rate, health=health) as source:
-        inference = Inference(model, config.inference)
+        news = _EngineNews()
+        inference = GuardedInference(model, config.inference, news.told)
         inference.warm()
         calibration = _calibration(config, inference, live=source.live, tally=metrics.tally)
-        metrics.model(model.name, model.version, model.hash, inference.engine)
-        facts = {"model": dict(model.identity), "engine": inference.engine}
+        metrics.served.model(model.name, model.version, model.hash, inference.engine)
+        news.listen(metrics.served.engine)
+        facts = {"model": dict(model.identity), **_of_engine(inference.serving)}
         feed = Feed(source.detectors, tally=metrics.tally, on_clients=metrics.web_clients)
         broker = f"{config.publish.host}:{config.publish.port}"
         feed.about(version=__version__, broker=broker, detectors=list(source.detectors), **facts)
+        news.listen(lambda serving: feed.about(engine=serving.engine))
 
         async def work(life: service.Life) -> None:
             async with AsyncExitStack() as stack:
@@ -81,6 +86,7 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
                     config.publish, outbox=outbox, tally=metrics.tally, observers=(metrics, feed), health=health
                 )
                 publisher.tell(**facts)
+                news.listen(lambda serving: publisher.tell(**_of_engine(serving)))
                 health.listen(lambda stuck: publisher.tell(stuck=[{"part": o.part, "since_gps": o.gps} for o in stuck]))
                 if directory is not None and isinstance(source, Resumable):
                     identity = _identity(config, inference)
@@ -109,6 +115,31 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
         await service.serve(
             work, service=config.service, http=config.metrics, metrics=metrics, feed=feed, health=health
         )
+
+
+class _EngineNews:
+    """Tells its listeners, on the event loop it is made on, which engine serves, whichever thread learns it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listeners: list[Callable[[Serving], None]] = []
+
+    def listen(self, listener: Callable[[Serving], None]) -> None:
+        """Let ``listener`` hear of every check and change from here on."""
+        self._listeners.append(listener)
+
+    def told(self, serving: Serving) -> None:
+        """There is news; callable from any thread."""
+        self._loop.call_soon_threadsafe(self._tell, serving)
+
+    def _tell(self, serving: Serving) -> None:
+        for listener in self._listeners:
+            listener(serving)
+
+
+def _of_engine(serving: Serving) -> dict[str, object]:
+    """What the status says of the engine."""
+    return {"engine": serving.engine, "parity": serving.part()}
 
 
 def _identity(config: Config, inference: Inference) -> dict[str, object]:

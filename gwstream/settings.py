@@ -84,7 +84,7 @@ def check(path: Path, config: Config) -> None:
     places = [(f"  {name}", strain(config, name)) for name in config.source.detectors]
     model = load_model(config.inference.model)
     prior = model.spec.prior.served(config.inference.distance_prior)
-    engines = ", else ".join(engine.kind for engine in chosen(config.inference))
+    engines = ", else ".join(one.name for one in chosen(config.inference))
     publish = config.publish
     in_volume = " in volume" if prior.distance_density == "volume" else ""
     rows = [

@@ -1,6 +1,7 @@
 """``gwstream`` with faults that no frame can bring.
 
-Known signals get into the windows at three times their size, and parts hang as `hanging` says.
+Known signals get into the windows at three times their size, parts hang as `hanging` says, and the engine goes wrong as
+`straying` says.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import sys
 from dataclasses import replace
 
 import hanging
+import straying
 
 from gwstream.calibration.shadow import Plan, Planned
 from gwstream.cli import main
@@ -26,4 +28,5 @@ def wrong(self: Plan, planned: Planned) -> tuple[Window, float]:
 if __name__ == "__main__":
     Plan.inject = wrong  # type: ignore[method-assign]
     hanging.prepare()
+    straying.prepare()
     sys.exit(main())

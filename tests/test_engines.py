@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -10,13 +11,18 @@ import pytest
 import torch
 from test_networks import FEATURES, KINDS, problem, spec
 from torch import Tensor
+from trained import noise, shipped, signal, window
 
 from gwstream.cli import main
 from gwstream.config import InferenceConfig
-from gwstream.errors import ConfigError
-from gwstream.inference import engines
+from gwstream.errors import ConfigError, EngineError
+from gwstream.inference import Inference, engines
+from gwstream.inference.engine_openvino import OpenVinoEngine
 from gwstream.inference.engine_torch import TorchEngine
 from gwstream.inference.networks import Network, build
+from gwstream.inference.networks.base import Inputs
+from gwstream.inference.parity import TOLERANCE, Golden
+from gwstream.records import Batch
 
 LATENTS = 60
 
@@ -24,7 +30,6 @@ LATENTS = 60
 @cache
 def untrained(kind: str) -> Network:
     """A network whose weights nobody has trained, but that says something of every input."""
-    torch.set_num_threads(1)
     torch.manual_seed(3)
     net = build(spec(kind), FEATURES)
     with torch.no_grad():
@@ -63,26 +68,60 @@ def test_a_network_is_exported_whole_and_draws_nothing(kind: str) -> None:
         torch.testing.assert_close(exported, eager, atol=1e-5, rtol=1e-5)
 
 
-def test_torch_is_always_there_and_the_last() -> None:
-    for wanted in ("auto", "torch"):
-        assert engines.chosen(InferenceConfig(engine=wanted))[-1] is TorchEngine
-    assert engines.chosen(InferenceConfig(engine="torch")) == [TorchEngine]
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
 
 
-def test_an_engine_is_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "kinds", lambda: ["slow", "torch"])
-    monkeypatch.setattr(engines, "_load", lambda kind: {"slow": Slow, "torch": TorchEngine}[kind])
-    assert engines.chosen(InferenceConfig()) == [Slow, TorchEngine]
-    assert engines.chosen(InferenceConfig(engine="slow")) == [Slow, TorchEngine]
-    monkeypatch.setattr(Slow, "missing", classmethod(lambda cls: "pip install patience"))
-    assert engines.chosen(InferenceConfig()) == [TorchEngine]
-    with pytest.raises(ConfigError, match="engine is 'slow', but it cannot run here: pip install patience"):
-        engines.chosen(InferenceConfig(engine="slow"))
+class Other:
+    """An engine that is told what to do to torch's numbers."""
 
-
-class Slow(TorchEngine):
-    kind = "slow"
+    kind = "other"
     rank = 5
+    precisions = ("fp32", "bf16")
+    install = ""
+    broken = ""
+    harm: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] = staticmethod(lambda made: made)
+
+    def __init__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> None:
+        if self.broken:
+            raise EngineError(self.broken)
+        self.name = engines.named(self.kind, config.precision)
+        self._net = net
+
+    @classmethod
+    def missing(cls) -> str:
+        return cls.install
+
+    @torch.inference_mode()
+    def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.harm(self._net(*inputs))
+
+
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> type[Other]:
+    """An installed engine, which with torch is all there is."""
+    there = {"other": type("Other", (Other,), {}), "torch": TorchEngine}
+    monkeypatch.setattr(engines, "kinds", lambda: list(there))
+    monkeypatch.setattr(engines, "_load", lambda kind: there[kind])
+    return there["other"]
+
+
+def names(**settings: str) -> list[str]:
+    return [one.name for one in engines.chosen(InferenceConfig(**settings))]
+
+
+def test_the_best_that_is_installed_or_the_one_that_is_named_and_torch_behind_it(other: type[Other]) -> None:
+    assert names() == names(engine="other") == ["other", "torch"]
+    assert names(engine="torch") == ["torch"]
+    assert names(precision="bf16") == ["other-bf16", "other", "torch"]
+    other.install = "pip install patience"
+    assert names() == ["torch"]
+    with pytest.raises(ConfigError, match="engine is 'other', but it cannot run here: pip install patience"):
+        names(engine="other")
+    for engine in ("auto", "torch"):
+        with pytest.raises(ConfigError, match=r"is 'bf16', which no engine to be had here knows; install .* other$"):
+            names(engine=engine, precision="bf16")
 
 
 @pytest.mark.parametrize(("wrong", "said"), [("torhc", "did you mean 'torch'"), ("x", "there are: auto, ")])
@@ -99,3 +138,58 @@ def test_check_config_says_which_engine_will_run(tmp_path: Path, capsys: pytest.
     path.write_text(path.read_text().replace("'torch'", "'torhc'"))
     assert main(["check-config", str(path)]) == 78
     assert "did you mean 'torch'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_openvino_gives_what_torch_gives_and_the_same_bytes_each_time(kind: str) -> None:
+    net = untrained(kind)
+    given = inputs(net)
+    engine, again = (OpenVinoEngine(net, given, InferenceConfig()) for _ in range(2))
+    assert engine.name == "openvino"
+    made = engine.run(*given)
+    other = inputs(net, seed=5)
+    for one in (given, other):
+        for found, expected in zip(engine.run(*one), net(*one), strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(made, engine.run(*given), strict=True))  # and `made` was not changed
+    assert all(torch.equal(a, b) for a, b in zip(made, again.run(*given), strict=True))
+    assert Golden.of(net, Inputs(*given[:2]), LATENTS).distance(net, engine) < 0.1 * TOLERANCE["fp32"]
+
+
+def test_openvino_runs_in_as_many_threads_as_are_set() -> None:
+    net = untrained("cvae")
+    for threads in (1, 2):
+        engine = OpenVinoEngine(net, inputs(net), InferenceConfig(threads=threads))
+        compiled = engine._request.get_compiled_model()
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
+        assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
+
+
+def test_openvinos_errors_are_ours() -> None:
+    net = untrained("gaussian")
+    engine = OpenVinoEngine(net, inputs(net), InferenceConfig())
+    with pytest.raises(EngineError, match="OpenVINO failed: "):
+        engine.run(torch.zeros(1, 3), torch.zeros(1, 256))
+    net.forward = lambda y, windows: (torch.linalg.eigvals(y.T @ y),)  # type: ignore[method-assign]
+    try:
+        with pytest.raises(EngineError, match=r"OpenVINO cannot run this network: [^\n]+$"):
+            OpenVinoEngine(net, inputs(net), InferenceConfig())
+    finally:
+        del net.forward
+
+
+def test_served_posteriors_are_those_of_torch_within_a_thousandth_of_their_width() -> None:
+    wave, _ = signal(40.0, 31.0, 0.74, 1.0, 12.0)
+    one = window(noise(1, 3)[0] + wave)
+    by_torch, by_openvino = (
+        served.infer(served.gate(Batch((one,), 1))[0])
+        for served in (Inference(shipped(), InferenceConfig(engine=name)) for name in ("torch", "openvino"))
+    )
+    assert (by_torch.engine, by_openvino.engine) == ("torch", "openvino")
+    assert by_torch.id == by_openvino.id
+    for k in range(4):
+        a, b = (np.sort(p.samples[:, k]) for p in (by_torch, by_openvino))
+        np.testing.assert_allclose(a.mean(), b.mean(), atol=1e-3 * a.std())
+        np.testing.assert_allclose(a[[100, 1000, -100]], b[[100, 1000, -100]], atol=5e-3 * a.std())
+    assert by_openvino.log_bayes == pytest.approx(by_torch.log_bayes, abs=1e-3)
+    assert by_openvino.ess == pytest.approx(by_torch.ess, rel=1e-2)

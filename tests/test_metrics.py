@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from test_publish import outgoing
 
 from gwstream import clock
+from gwstream.inference.parity import GivenUp, Serving
 from gwstream.metrics import REASONS, STAGES, Metrics
 from gwstream.metrics.exposition import free_ratio
 from gwstream.publish import Delivered, message
@@ -37,7 +38,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 def busy(detectors: tuple[str, ...] = ("H1", "L1")) -> Metrics:
     """Metrics of a daemon in which everything that can happen has happened."""
     metrics = Metrics(CollectorRegistry(), detectors, now_ns=lambda: NOW + 2 * NANO)
-    metrics.model("bbh-1det", "1", "a" * 64, "torch")
+    metrics.served.model("bbh-1det", "1", "a" * 64, "torch")
     for stage in STAGES:
         metrics.stage(stage, 0.02)
         metrics.queue(stage, 3)
@@ -195,3 +196,20 @@ def test_promtool_has_nothing_to_say() -> None:
 def test_gps_time_of_the_clock() -> None:
     # 2017-08-17 12:41:04 UTC is GPS 1187008882 (GW170817)
     assert clock.gps_now_ns(1_502_973_664 * NANO) == 1_187_008_882 * NANO
+
+
+def test_an_engine_that_is_given_up_is_counted_once_and_named_no_more() -> None:
+    metrics = Metrics(CollectorRegistry(), ("H1",))
+    metrics.served.model("bbh-1det", "1", "a" * 64, "openvino")
+
+    def named() -> list[dict[str, str]]:
+        return [given for name, given, _ in samples(metrics) if name == "gwstream_model_info"]
+
+    expected = {"name": "bbh-1det", "version": "1", "hash": "a" * 12}
+    metrics.served.engine(Serving("openvino", 2e-6, 1e-3))
+    assert named() == [{**expected, "engine": "openvino"}]
+    for _ in range(2):
+        metrics.served.engine(Serving("torch", 0.0, 1e-3, (GivenUp("openvino", "it fell"),)))
+        dropped = {"stage": "inference", "reason": "engine_given_up", "detector": ""}
+        assert value(metrics, "gwstream_dropped_total", **dropped) == 1
+        assert named() == [{**expected, "engine": "torch"}]

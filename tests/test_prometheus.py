@@ -165,6 +165,9 @@ async def test_every_alert_fires_and_clears_and_every_panel_has_data(
         await server.fires("GwstreamPsdNotReady")  # it has just begun
         await server.clears("GwstreamPsdNotReady")
         await server.fires("GwstreamCalibrationOff")
+        (tmp_path / "stray").touch()
+        await server.fires("GwstreamEngineFallenBack")  # and that lasts until the daemon starts anew
+        (tmp_path / "stray").unlink()
         (tmp_path / "engine").touch()
         await server.fires("GwstreamStuck")
         (tmp_path / "engine").unlink()

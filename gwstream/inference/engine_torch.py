@@ -16,6 +16,7 @@ class TorchEngine:
 
     kind: ClassVar = "torch"
     rank: ClassVar = 0
+    precisions: ClassVar = ("fp32",)
     name = "torch"
 
     def __init__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> None:

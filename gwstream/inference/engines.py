@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -21,14 +22,29 @@ from gwstream.inference.networks import Network
 PREFIX = "engine_"
 
 
-class Engine(Protocol):
+class Runner(Protocol):
+    """Something that runs the network."""
+
+    @property
+    def name(self) -> str:
+        """As messages say it: the kind, and the precision where it is not fp32."""
+        ...
+
+    def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What ``net(*inputs)`` gives, float32 on the CPU, in memory of its own. Raises `EngineError`."""
+        ...
+
+
+class Engine(Runner, Protocol):
     """Runs one network on inputs of one shape, always the same way: equal inputs give equal bytes.
 
-    ``kind``: the file's name without `PREFIX`; ``rank``: of several that are installed, "auto" takes the highest.
+    ``kind``: the file's name without `PREFIX`; ``rank``: of several that are installed, "auto" takes the highest;
+    ``precisions``: the values of ``inference.precision`` it knows.
     """
 
     kind: ClassVar[str]
     rank: ClassVar[int]
+    precisions: ClassVar[tuple[str, ...]]
 
     def __init__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> None:
         """Make ``net`` ready for inputs shaped like ``example``. Raises `EngineError` where it cannot be done."""
@@ -38,14 +54,31 @@ class Engine(Protocol):
         """What has to be installed before it can run here, as a sentence's end; empty: nothing."""
         ...
 
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An engine to try, and the settings to try it with."""
+
+    engine: type[Engine]
+    config: InferenceConfig
+
     @property
     def name(self) -> str:
-        """As messages say it."""
-        ...
+        """Of the engine that `build` makes."""
+        return named(self.engine.kind, self.config.precision)
 
-    def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """What ``net(*inputs)`` gives, float32 on the CPU, in memory of its own. Raises `EngineError`."""
-        ...
+    def build(self, net: Network, example: tuple[Tensor, ...]) -> Engine:
+        """The engine. Raises `EngineError`."""
+        return self.engine(net, example, self.config)
+
+    def __call__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> Runner:
+        """The engine as it is, unguarded. Raises `EngineError`."""
+        return self.engine(net, example, self.config)
+
+
+def named(kind: str, precision: str) -> str:
+    """An engine as messages say it: the kind, and the precision where it is not fp32."""
+    return kind if precision == "fp32" else f"{kind}-{precision}"
 
 
 def kinds() -> list[str]:
@@ -53,11 +86,27 @@ def kinds() -> list[str]:
     return sorted(file.stem.removeprefix(PREFIX) for file in Path(__file__).parent.glob(f"{PREFIX}*.py"))
 
 
-def chosen(config: InferenceConfig) -> list[type[Engine]]:
+def chosen(config: InferenceConfig) -> list[Candidate]:
     """The engines to try, best first, torch always last. Raises `ConfigError` that says what to install or write.
 
-    With "auto" those that are installed, by rank; else the one that is named, and behind it torch.
+    With "auto" those that are installed, by rank; else the one that is named, and behind it torch. Those that know the
+    precision that is asked for come first, then all in fp32.
     """
+    engines = _wanted(config)
+    precise = [engine for engine in engines if config.precision in engine.precisions]
+    if not precise:
+        able = [engine.kind for engine in _all() if config.precision in engine.precisions]
+        raise ConfigError(
+            f"inference.precision is '{config.precision}', which no engine to be had here knows; "
+            f"install or choose {' or '.join(able)}"
+        )
+    fp32 = config.model_copy(update={"precision": "fp32"})
+    first = [Candidate(engine, config) for engine in precise]
+    return first + [Candidate(engine, fp32) for engine in engines if config.precision != "fp32"]
+
+
+def _wanted(config: InferenceConfig) -> list[type[Engine]]:
+    """The engines that may be tried, best first."""
     wanted = config.engine
     if wanted != "auto" and wanted not in kinds():
         names = ["auto", *kinds()]

@@ -19,6 +19,7 @@ from gwstream.config import PublishConfig
 from gwstream.health import Stuck
 from gwstream.metrics.calibration import KnownSignals
 from gwstream.metrics.exposition import EVENT_BUCKETS, LATENCY_BUCKETS, STAGE_BUCKETS, Plain, free_ratio
+from gwstream.metrics.served import Served
 from gwstream.publish import Delivered
 from gwstream.records import NANO, Batch, Gap, Outgoing, Strain, Trigger, Whitener, Window, gps_ns
 
@@ -66,7 +67,7 @@ class Metrics:
         ProcessCollector(registry=r)
         build = Gauge("gwstream_build_info", "Version of the daemon.", ["version"], registry=r)
         build.labels(__version__).set(1)
-        self._model = Gauge("gwstream_model_info", "Model served.", ["name", "version", "hash", "engine"], registry=r)
+        self.served = Served(r, self.tally)
         self._stuck = Gauge(
             "gwstream_stage_stuck", "1 while a piece of work takes longer than it may.", ["stage"], registry=r
         )
@@ -172,10 +173,6 @@ class Metrics:
                 stage, reason = "other", "other"
             known.add((stage, reason))
         self._child(self._dropped, stage, reason, detector).inc(count)
-
-    def model(self, name: str, version: str, digest: str, engine: str) -> None:
-        """What is served; ``digest``: of the weights, of which twelve digits are shown."""
-        self._model.labels(name, version, digest[:12], engine).set(1)
 
     def storage(self, directory: Path, durable: Callable[[], bool]) -> None:
         """Where the outbox is, and whether it is written just now; asked at each scrape."""

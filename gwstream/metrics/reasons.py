@@ -10,6 +10,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
     "source": SOURCE,
     "inference": {
         "overload": "more windows than can be judged, or more behind the gate than can become posteriors",
+        "engine_given_up": "an engine failed, or strayed from torch: the next one serves, and nothing is lost",
         "stopped": "the daemon was told to stop before they were judged",
     },
     "summary": {"late_coincidence": "a network event came later than summary.network.wait; it was told all the same"},
@@ -21,7 +22,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "undelivered": "not acknowledged when the daemon ended, and not on disk",
         "not_durable": "sent without being on disk first: the disk did not let us",
         "repeated": "its id was stored before, as after a restart: left out",
-        "other_bytes": "its id was stored before with other content: the stored one stands",
+        "other_bytes": "its id was stored before with other content, as from another engine: the stored one stands",
         "archive_age": "a message left the archive, older than publish.archive_days",
         "archive_size": "a message left the archive, which held publish.archive_mb",
         "set_aside": "the outbox's file was damaged; it was renamed and begun anew",

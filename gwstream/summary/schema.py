@@ -67,10 +67,22 @@ def _status() -> Schema:
         counts=says(opened(record(), COUNT), "messages acknowledged by kind, and dropped"),
         model=_model(),
         engine=TEXT,
+        parity=says(_parity(), "of the engine with PyTorch"),
         detectors=says(opened(record(), opened(record(state={"enum": list(STATES)}))), "state of the PSD by detector"),
         calibration=says(opened(record(), {"$ref": "#/$defs/calibration"}), "how known signals fare, by detector"),
     )
     return opened(known) | {"required": ["schema", "state", "instance"]}
+
+
+def _parity() -> Schema:
+    given_up = opened(record(engine=TEXT, why=TEXT))
+    return opened(
+        record(
+            distance=says(NUMBER, "at the last check, in standard deviations of a posterior"),
+            tolerance=says(NUMBER, "beyond which the engine is given up"),
+            given_up=says({"type": "array", "items": given_up}, "engines that would have been preferred"),
+        )
+    )
 
 
 def _hanging() -> Schema:
