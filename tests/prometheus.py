@@ -77,9 +77,16 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def prometheus(folder: Path, target: str) -> AsyncIterator[Prometheus]:
-    """A server that scrapes ``target`` (host:port) and evaluates the shortened rules, both once a second."""
+async def prometheus(folder: Path, target: str, token: Path | None = None) -> AsyncIterator[Prometheus]:
+    """A server that scrapes ``target`` (host:port) and evaluates the shortened rules, both once a second.
+
+    ``token``: a file of what it shows.
+    """
     settings = (DEPLOY / "prometheus.yml").read_text(encoding="utf-8").replace("127.0.0.1:9480", target)
+    if token is not None:
+        commented = "# authorization: {credentials_file: /etc/prometheus/gwstream-token}"
+        assert commented in settings
+        settings = settings.replace(commented, f"authorization: {{credentials_file: {token}}}")
     (folder / "prometheus.yml").write_text(settings.replace(": 5s", ": 1s"), encoding="utf-8")
     (folder / "rules.yml").write_text(shorter((DEPLOY / "rules.yml").read_text(encoding="utf-8")), encoding="utf-8")
     port = free_port()

@@ -222,6 +222,17 @@ async def test_one_address_has_half_of_the_pages_at_most() -> None:
         assert counts == {"too_many_pages": 1}
 
 
+def test_the_last_quarter_is_for_who_has_none() -> None:
+    guard = Guard(MetricsConfig(connections=16))
+    assert [guard.admit("a") for _ in range(9)] == [True] * 8 + [False]
+    assert [guard.admit("b") for _ in range(5)] == [True] * 4 + [False]
+    assert [guard.admit(who) for who in "cdefg"] == [True] * 4 + [False]
+    for _ in range(4):
+        guard.leave("a")
+    assert not guard.admit("c")
+    assert guard.admit("g")
+
+
 @pytest.mark.parametrize(
     ("peer", "who"),
     [

@@ -18,6 +18,8 @@ import pytest
 import yaml
 from brokers import MOSQUITTO, Mosquitto, mosquitto
 from prometheus import DEPLOY, PROMETHEUS, Prometheus, prometheus, shorter
+from test_guard import TOKEN
+from test_guard import site as guarded
 from test_web import new_feed, site
 
 from gwstream import __version__, clock
@@ -42,6 +44,21 @@ async def test_prometheus_scrapes_the_daemon(tmp_path: Path) -> None:
     assert found[0]["metric"]["version"] == __version__
     assert found[0]["metric"]["job"] == "gwstream"
     assert [sample["value"][1] for sample in up] == ["1"]
+
+
+@pytest.mark.parametrize("shown", [True, False])
+async def test_prometheus_shows_the_token(tmp_path: Path, shown: bool) -> None:
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    async with (
+        guarded(token_file=token) as at,
+        prometheus(tmp_path, f"127.0.0.1:{at.port}", token if shown else None) as server,
+    ):
+        async with asyncio.timeout(60):
+            while not (up := await server.query("up")):
+                await asyncio.sleep(0.2)
+    assert up[0]["value"][1] == ("1" if shown else "0")
+    assert bool(at.counts["unauthorized"]) is not shown
 
 
 def test_times_are_shortened_and_little_else() -> None:

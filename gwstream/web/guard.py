@@ -59,8 +59,13 @@ class Guard:
         self._buckets: dict[str, tuple[float, float]] = {}  # requests left, and when that was; the latest seen last
 
     def admit(self, who: str) -> bool:
-        """Whether one more connection may be open; no address has more than half of them. Pair it with `leave`."""
-        if self._open.total() >= self._limit or self._open[who] >= self._limit // 2:
+        """Whether one more connection may be open. Pair it with `leave`.
+
+        No address has more than half of them, and the last quarter is for addresses that have none: a probe gets in.
+        """
+        mine, total = self._open[who], self._open.total()
+        crowded = total >= self._limit - self._limit // 4 and mine > 0
+        if total >= self._limit or mine >= self._limit // 2 or crowded:
             self.tally("web", "too_many_connections", "")
             return False
         self._open[who] += 1
