@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +179,15 @@ def test_weights_that_read_another_number_of_inputs_are_refused(folder: Path) ->
     checkpoint.save(folder / checkpoint.WEIGHTS, model.spec, model.bank, net)
     with pytest.raises(ModelError, match=rf"reads {model.net.features - 3} numbers .* makes {model.net.features}"):
         load_model(folder)
+
+
+def test_weights_overwritten_in_place_do_not_end_who_has_loaded_them(folder: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from gwstream.inference import load_model\n"
+        "folder = Path(sys.argv[1]); model = load_model(folder)\n"
+        "os.truncate(folder / 'weights.safetensors', 0)\n"
+        "print(model.bank.limits.sum() != 0, model.bank.gate.sum() != 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done
+    assert done.stdout == "True True\n"

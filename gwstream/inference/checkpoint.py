@@ -102,7 +102,8 @@ def load_model(folder: Path) -> Model:
     try:
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            # copied, not mapped: a file that is overwritten in place would end the process (SIGBUS)
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as problem:
         raise ModelError(f"{path}: not a readable safetensors file: {problem}") from problem
     for section, expected in section_hashes(spec).items():
