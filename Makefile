@@ -108,7 +108,7 @@ $(PEERS)/.done: $(VENV)/.test
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(PEERS)/bin/python -c \
 	  'import sysconfig; print(sysconfig.get_path("purelib"))')/gwstream.pth"
 	pwd >> "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/gwstream.pth"
-	$(PEERS)/bin/pip install bilby dynesty
+	$(PEERS)/bin/pip install bilby dynesty pesummary pyarrow
 	@touch $@
 
 bench-sampler: $(PEERS)/.done ## the exact posterior against bilby and dynesty (half an hour)

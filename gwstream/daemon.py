@@ -25,6 +25,7 @@ from gwstream.pipeline.parts import Parts, PublisherLike
 from gwstream.pipeline.progress import Progress
 from gwstream.publish import Outbox, Publisher, check_broker
 from gwstream.records import NANO, Tally
+from gwstream.samples import Keeper
 from gwstream.settings import state_directory, strain
 from gwstream.source import Resumable, Source, open_source
 from gwstream.summary import Summarizer
@@ -55,6 +56,7 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
         news = _EngineNews()
         inference = GuardedInference(model, config.inference, news.told)
         inference.warm()
+        keeper = Keeper(inference, inference.prior, config.summary)
         calibration = _calibration(config, inference, live=source.live, tally=metrics.tally)
         metrics.served.model(model.name, model.version, model.hash, inference.engine)
         news.listen(metrics.served.engine)
@@ -101,7 +103,7 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
                 conditioner=partial(_conditioner, model, states),
                 summarizer=summarizer,
                 progress=progress,
-                inference=inference,
+                inference=keeper,
                 prior=inference.prior,
                 publisher=publisher,
                 calibration=calibration,
@@ -113,7 +115,13 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
             await pipeline.run(parts, life.stop)
 
         await service.serve(
-            work, service=config.service, http=config.metrics, metrics=metrics, feed=feed, health=health
+            work,
+            service=config.service,
+            http=config.metrics,
+            metrics=metrics,
+            feed=feed,
+            health=health,
+            samples=keeper.document,
         )
 
 

@@ -4,6 +4,7 @@
     ├── ConfigError      a setting is wrong: says which key, its value, and what is allowed (exit 78)
     ├── ModelError       a model folder is missing, broken, or does not match its conditioning (exit 65)
     ├── SourceError      strain cannot be had: directory, file or channel (exit 66)
+    ├── SamplesError     draws cannot be had, or are not those of the message (exit 66)
     ├── EngineError      the network could not be run (exit 70)
     ├── PublishError     the broker refuses us for good (exit 69)
     └── SubscribeError   the broker cannot be reached by a subscriber, or does not let it read (exit 69)
@@ -35,6 +36,12 @@ class ModelError(GwstreamError):
 
 class SourceError(GwstreamError):
     """Strain cannot be had."""
+
+    exit_code = 66
+
+
+class SamplesError(GwstreamError):
+    """A posterior's draws cannot be had."""
 
     exit_code = 66
 

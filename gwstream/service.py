@@ -55,9 +55,18 @@ Work = Callable[[Life], Coroutine[Any, Any, None]]
 
 
 async def serve(
-    work: Work, *, service: ServiceConfig, http: MetricsConfig, metrics: Metrics, feed: Feed, health: Health
+    work: Work,
+    *,
+    service: ServiceConfig,
+    http: MetricsConfig,
+    metrics: Metrics,
+    feed: Feed,
+    health: Health,
+    samples: Callable[[str], bytes | None] = lambda _: None,
 ) -> None:
     """Run ``work``, which tells ``health`` what it has in hand, with the HTTP server beside it, to its end or a signal.
+
+    ``samples``: draws by id, for the HTTP server.
 
     Raises `GwstreamError`: the work's own; `ConfigError` if the HTTP port is taken; anything else that killed the work
     comes as a `GwstreamError` that names the place.
@@ -66,7 +75,9 @@ async def serve(
     async with AsyncExitStack() as stack:
         stack.enter_context(_signals(life.stop, service.drain + GRACE + CANCEL_LIMIT + LAST))
         if http.enabled:
-            server = serving(http, feed=feed, exposition=metrics.exposition, health=health, tally=metrics.tally)
+            server = serving(
+                http, feed=feed, exposition=metrics.exposition, health=health, tally=metrics.tally, samples=samples
+            )
             port = await stack.enter_async_context(server)
             log.info("live page and metrics at http://%s:%d/", http.host, port)
         health.listen(metrics.stuck)

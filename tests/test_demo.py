@@ -17,11 +17,12 @@ from rich.console import Console
 
 from gwstream import demo
 from gwstream.config import SummaryConfig
-from gwstream.demo import child, pictures, watch
+from gwstream.demo import child, watch
 from gwstream.errors import GwstreamError
 from gwstream.prior import Prior
 from gwstream.publish import message
 from gwstream.records import Posterior
+from gwstream.samples import Drawn, pictures
 from gwstream.source import recording
 from gwstream.summary import Summarizer
 
@@ -36,6 +37,10 @@ def messages(*posteriors: Posterior) -> list[dict[str, Any]]:
         told = summarizer.add(posterior)
         out += [json.loads(message.compose(one, {"latency": {"total": 0.0425}})) for one in told]
     return out
+
+
+def drawn(posterior: Posterior) -> Drawn:
+    return Drawn.of(posterior, Prior(), SummaryConfig())
 
 
 def printed(*posteriors: Posterior) -> tuple[str, watch.Seen]:
@@ -118,7 +123,7 @@ def test_detectors_that_agree_are_one_line_and_may_part_again() -> None:
 def test_pictures(tmp_path: Path) -> None:
     from matplotlib.image import imread
 
-    each = [fakes.posterior(fakes.window(number, name)) for number, name in ((0, "H1"), (1, "L1"))]
+    each = [drawn(fakes.posterior(fakes.window(number, name))) for number, name in ((0, "H1"), (1, "L1"))]
     for path in (
         pictures.waveforms(each, "two", tmp_path / "waveform.png"),
         pictures.corner(each[0], "corner", tmp_path / "corner.png"),
@@ -132,14 +137,14 @@ def test_phases_are_shown_around_their_mean() -> None:
     rng = np.random.default_rng(1)
     posterior = fakes.posterior(fakes.window())
     posterior.samples[:, 4] = rng.normal(0.0, 0.2, len(posterior.samples)) % np.pi  # on either side of the cut
-    column = pictures._column(posterior, 4)
+    column = pictures._column(drawn(posterior), 4)
     assert np.ptp(column.values) < 2.0
     assert np.allclose(np.exp(2j * column.values), np.exp(2j * posterior.samples[:, 4]))
 
 
 def test_times_are_shown_from_the_epoch_on_the_label() -> None:
     posterior = fakes.posterior(fakes.window())
-    column = pictures._column(posterior, 3)
+    column = pictures._column(drawn(posterior), 3)
     assert ".749 [ms]" in column.label or ".750 [ms]" in column.label
     epoch = float(column.label.split("…")[1].split(" ")[0]) - fakes.GPS % 1000
     assert np.allclose(column.values / 1e3 + epoch, posterior.samples[:, 3], atol=1e-9)

@@ -26,6 +26,7 @@ from gwstream.demo.watch import Message, Seen
 from gwstream.errors import GwstreamError
 from gwstream.records import NANO, Floats, Strain
 from gwstream.source import recording, writer
+from gwstream.terminal.tables import text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -165,15 +166,15 @@ class _Demo:
 
 def draw(config: Config, strains: dict[str, Strain], messages: list[Message], output: Path) -> list[Path]:
     """Waveforms of all messages in one picture and a corner plot of each; their paths."""
-    from gwstream.demo import pictures, recompute
+    from gwstream.samples import pictures, recompute
 
-    found = recompute.posteriors(config, strains, messages)
+    found = recompute.posteriors(config, {name: [strain] for name, strain in strains.items()}, list(messages))
     paths = [pictures.waveforms(found, "GW150914 in whitened strain", output / "GW150914-waveform.png")]
     for posterior, message in zip(found, messages, strict=True):
-        name = posterior.window.detector
+        name = posterior.detector
         chirp = message["posterior"]["parameters"]["chirp_mass"]
         title = (
-            f"GW150914 in {name}\nSNR {posterior.snr:.1f}\n"
+            f"GW150914 in {name}\nSNR {text(message['posterior']['snr'], 1)}\n"
             f"chirp mass {chirp['median']:.1f} ({chirp['p5']:.1f} to {chirp['p95']:.1f}) M$_\\odot$\n"
             f"GPS {message['posterior']['coalescence']['gps']:.4f}\n50 and 90 % regions"
         )

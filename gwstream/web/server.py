@@ -1,4 +1,4 @@
-"""The HTTP server on the daemon's own loop: ``/metrics``, ``/healthz``, ``/readyz``, the page and its events."""
+"""The HTTP server on the daemon's own loop: ``/metrics``, ``/healthz``, ``/readyz``, ``/samples``, page and events."""
 
 from __future__ import annotations
 
@@ -38,6 +38,13 @@ FILES = {
 TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 
 
+Samples = Callable[[str], bytes | None]
+
+
+def _no_samples(name: str) -> None:
+    """Of a daemon that keeps none."""
+
+
 @asynccontextmanager
 async def serving(
     config: MetricsConfig,
@@ -47,8 +54,10 @@ async def serving(
     health: Health | None = None,
     tally: Tally = silent,
     patience: Patience | None = None,
+    samples: Samples = _no_samples,
 ) -> AsyncIterator[int]:
-    """The server while the block lasts; gives the port. ``exposition``: the text of ``/metrics``, made in a thread.
+    """The server while the block lasts; gives the port. ``exposition``: the text of ``/metrics``, made in a thread, as
+    is what ``samples`` gives for the id of a posterior or event: its draws as JSON, or None.
 
     Raises `ConfigError` when the port cannot be had, or the token.
     """
@@ -57,7 +66,7 @@ async def serving(
         log.warning(
             "whoever reaches port %d of %s may read all: metrics.token_file is not set", config.port, config.host
         )
-    application = _application(feed, exposition, health or Health(), guard, access)
+    application = _application(feed, exposition, health or Health(), guard, access, samples)
     # a handler whose client has gone is cancelled, so that its place is free at once
     runner = web.AppRunner(application, shutdown_timeout=1.0, handler_cancellation=True)
     await runner.setup()
@@ -89,7 +98,7 @@ def _refused(config: MetricsConfig, problem: OSError) -> str:
 
 
 def _application(
-    feed: Feed, exposition: Callable[[], bytes], health: Health, guard: Guard, access: Access
+    feed: Feed, exposition: Callable[[], bytes], health: Health, guard: Guard, access: Access, samples: Samples
 ) -> web.Application:
     making: asyncio.Task[bytes] | None = None
 
@@ -109,11 +118,21 @@ def _application(
     async def events(request: web.Request) -> web.StreamResponse:
         return await _events(request, feed)
 
+    one_at_a_time = asyncio.Lock()  # the thread takes time from inference
+
+    async def draws(request: web.Request) -> web.Response:
+        async with one_at_a_time:
+            content = await asyncio.to_thread(samples, request.match_info["id"])
+        if content is None:
+            raise web.HTTPNotFound(text="not among the last posteriors, whose draws are kept\n")
+        return web.Response(body=content, content_type="application/json", headers={"Cache-Control": "no-store"})
+
     application = web.Application(middlewares=[_guarded(guard, access)])
     application.router.add_get("/metrics", metrics)
     application.router.add_get("/healthz", healthz)
     application.router.add_get("/readyz", readyz)
     application.router.add_get("/events", events)
+    application.router.add_get("/samples/{id}", draws)
     for path, (name, kind) in FILES.items():
         application.router.add_get(path, _file((STATIC / name).read_bytes(), kind))
     return application
