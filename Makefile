@@ -10,7 +10,7 @@ DEMO ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint format docs bench bench-hour bench-network bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
-  bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants bench-restart sbom audit train validate compare clean system-packages
+  bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants bench-restart bench-engines sbom audit train validate compare clean system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ bench-network: $(VENV)/.test ## which signals two detectors find together, and w
 
 bench-mutants: $(VENV)/.test ## 120 000 damaged frames through the reader: none crashes it or passes for strain
 	$(BIN)/python benchmarks/mutants.py
+
+bench-engines: $(VENV)/.test ## what each engine costs for each model, and how far it is from torch (5 minutes)
+	$(BIN)/python benchmarks/engines.py
 
 bench-restart: $(VENV)/.test ## how soon a killed daemon is back (2 minutes)
 	$(BIN)/python benchmarks/restart.py

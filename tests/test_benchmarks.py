@@ -27,6 +27,7 @@ SCRIPTS = (
     "alarms.py",
     "background.py",
     "restart.py",
+    "engines.py",
 )
 
 

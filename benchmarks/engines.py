@@ -1,0 +1,147 @@
+"""What each engine costs for each model, and how far it is from torch: side by side, taken in turn, in one run.
+
+Times are processor time of one core, in ms: of the network alone, and of a whole posterior behind the gate, draws,
+likelihood and tests included. The start is what it takes to make the engine ready, in s, without importing torch.
+
+    python benchmarks/engines.py
+    python benchmarks/engines.py models/bbh-1det --rounds 100
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import common
+import numpy as np
+
+from gwstream.config import InferenceConfig
+from gwstream.errors import EngineError
+from gwstream.inference import Inference, Model, load_model
+from gwstream.inference.engines import Candidate, Engine, chosen
+from gwstream.inference.guarded import golden
+from gwstream.inference.parity import TOLERANCE, Golden
+from gwstream.records import Batch, Trigger
+from gwstream.training.population import Population
+
+SNRS = (8.0, 30.0)  # of the signals whose posteriors are made
+WINDOWS = 6
+
+
+@dataclass
+class Timed:
+    """One engine with one model; times in ms, one a round."""
+
+    name: str
+    inference: Inference
+    engine: Engine
+    start: float
+    distance: float
+    network: list[float] = field(default_factory=list)
+    posterior: list[float] = field(default_factory=list)
+    ess: list[float] = field(default_factory=list)
+
+    def take(self, window: Golden, trigger: Trigger, *, counts: bool) -> None:
+        """One round."""
+        begin = time.process_time()
+        self.engine.run(*window.inputs)
+        middle = time.process_time()
+        posterior = self.inference.infer(trigger)
+        end = time.process_time()
+        if counts:
+            self.network.append(1e3 * (middle - begin))
+            self.posterior.append(1e3 * (end - middle))
+            self.ess.append(posterior.ess)
+
+    def row(self, model: str) -> list[object]:
+        tolerance = TOLERANCE["bf16" if self.name.endswith("bf16") else "fp32"]
+        return [
+            model,
+            self.name,
+            f"{self.start:.1f}",
+            spread(self.network),
+            spread(self.posterior),
+            f"{np.median(self.ess):.0f}",
+            f"{self.distance:.1g}" + (", given up" if self.distance > tolerance else ""),
+        ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", type=Path, nargs="*", help="folders; left out: all that ship")
+    parser.add_argument("--rounds", type=int, default=30, help="a round runs each engine once")
+    args = parser.parse_args()
+    folders = args.models or sorted(path.parent for path in common.MODEL.parent.glob("*/model.toml"))
+    with suppress(PackageNotFoundError):
+        print(f"OpenVINO {version('openvino')}, ", end="")
+    print(f"{common.machine()}\n{args.rounds} rounds, signals of SNR {SNRS[0]:g} to {SNRS[1]:g}: median (quartiles)\n")
+    head = ["model", "engine", "start, s", "network, ms", "posterior, ms", "ESS", "from torch, sd"]
+    rows: list[Sequence[object]] = []
+    failures: list[str] = []
+    for folder in folders:
+        rows += measure(folder, args.rounds, failures)
+    print(common.table(head, rows))
+    print("".join(f"\n{failure}" for failure in failures))
+
+
+def measure(folder: Path, rounds: int, failures: list[str]) -> list[list[object]]:
+    """The rows of one model; ``failures``: gets the engines that cannot run it."""
+    model = load_model(folder)
+    windows = golden(model, InferenceConfig().latents)
+    made: list[Timed] = []
+    for candidate in candidates():
+        try:
+            begin = time.process_time()
+            engine = candidate.build(model.net, windows[0].inputs)
+            start = time.process_time() - begin
+            inference = Inference(model, candidate.config)
+        except EngineError as problem:
+            failures.append(f"{model.name}, {candidate.name}: {problem}")
+            continue
+        distance = 0.0 if engine.kind == "torch" else max(one.distance(model.net, engine) for one in windows)
+        made.append(Timed(candidate.name, inference, engine, start, distance))
+    triggers = signals(model, made[0].inference)
+    for number in range(-1, rounds):  # the first, which pays for what is done once, does not count
+        for one in made:
+            one.take(windows[number % len(windows)], triggers[number % len(triggers)], counts=number >= 0)
+    return [one.row(model.name) for one in made]
+
+
+def candidates() -> list[Candidate]:
+    """All engines that are installed, in each precision they know; torch first."""
+    single = chosen(InferenceConfig(engine="auto"))
+    half = [
+        Candidate(one.engine, one.config.model_copy(update={"engine": one.engine.kind, "precision": "bf16"}))
+        for one in single
+        if "bf16" in one.engine.precisions
+    ]
+    named = [Candidate(one.engine, one.config.model_copy(update={"engine": one.engine.kind})) for one in single]
+    return named[::-1] + half
+
+
+def signals(model: Model, inference: Inference) -> list[Trigger]:
+    """Windows behind the gate with signals from the prior."""
+    population = Population(model, inference.prior, 1)
+    found: list[Trigger] = []
+    number = 0
+    while len(found) < WINDOWS:
+        case = population.case(number)
+        number += 1
+        if SNRS[0] < case.optimal_snr < SNRS[1]:
+            found += inference.gate(Batch((case.window,), 1))
+    return found
+
+
+def spread(times: list[float]) -> str:
+    """Median and quartiles."""
+    low, middle, high = np.percentile(times, [25, 50, 75])
+    return f"{middle:.3g} ({low:.3g} to {high:.3g})"
+
+
+if __name__ == "__main__":
+    main()
