@@ -65,12 +65,14 @@ class Terminal:
 
 
 @asynccontextmanager
-async def terminal(*arguments: str, size: tuple[int, int] = (100, 30)) -> AsyncIterator[Terminal]:
-    """``gwstream`` with these arguments in a terminal of its own."""
+async def terminal(
+    *arguments: str, size: tuple[int, int] = (100, 30), program: tuple[str, ...] = (sys.executable, "-m", "gwstream")
+) -> AsyncIterator[Terminal]:
+    """``program``, with these arguments, in a terminal of its own."""
     made = Terminal(size)
     loop = asyncio.get_running_loop()
     made.process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gwstream", *arguments),
+        *(*program, *arguments),
         stdin=made.side,
         stdout=made.side,
         stderr=made.side,

@@ -21,7 +21,7 @@ from gwstream.training.train import Data
 
 NAMES = (
     *("run", "demo", "watch", "get", "plot", "replay", "simulate", "publish"),
-    *("train", "validate", "compare", "check-config", "schema"),
+    *("train", "validate", "compare", "check-config", "schema", "completion"),
 )
 HEAVY = {"numpy", "scipy", "torch", "pydantic", "aiohttp", "aiomqtt", "gwpy", "h5py", "matplotlib", "rich", "asyncio"}
 

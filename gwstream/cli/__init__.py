@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from gwstream import __version__
 from gwstream.cli import commands
 from gwstream.cli.base import EXIT_CODES, HelpFormat
+from gwstream.cli.completion import completion
 from gwstream.errors import GwstreamError
 
 _OVERVIEW = """Turns detector strain into posteriors of compact binaries, streamed over MQTT.
@@ -64,5 +65,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser("gwstream", description=_OVERVIEW, epilog=EXIT_CODES, formatter_class=HelpFormat)
     top.add_argument("--version", action="version", version=f"gwstream {__version__}")
-    commands.add_all(top.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands"))
+    found = top.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
+    commands.add_all(found)
+    completion(found, top)
     return top
