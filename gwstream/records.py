@@ -204,7 +204,7 @@ class Summary:
     ``posterior``: canonical JSON (sorted keys, no spaces), the message part whose ``sha256`` is stated in the message;
     for kind "network" the part ``network``, and ``detector`` is "network". ``event``: the event's own fields, as a
     mapping fit for JSON; None for kind "posterior". ``gps_ns``: median coalescence time. ``injected``: of such a
-    `Window`.
+    `Window`. ``samples``: the weighted draws of a posterior, for the archive; empty: not known, or not any more.
     """
 
     kind: Literal["posterior", "event", "network"]
@@ -215,6 +215,7 @@ class Summary:
     sha256: str
     event: Mapping[str, object] | None = None
     injected: bool = False
+    samples: bytes = field(default=b"", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

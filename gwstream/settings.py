@@ -123,7 +123,8 @@ def _outbox(config: Config) -> str:
     if directory is None:
         return "in memory: a restart loses what the broker has not taken, and warms up anew"
     publish = config.publish
-    return f"{directory}, archive of {publish.archive_days:g} days or {publish.archive_mb:g} MB"
+    bounds = f"{publish.archive_days:g} days or {publish.archive_mb:g} MB, and {publish.samples_mb:g} MB of draws"
+    return f"{directory}, archive of {bounds}"
 
 
 def _web(config: MetricsConfig) -> str:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import brokers
+import numpy as np
 import pytest
+from safetensors import safe_open
 from test_flow import DETECTORS, Received, daemon, folders, play, subscriber, wait
 from test_flow import mosquitto as broker_process
 from test_outbox import crash, send, write
@@ -27,6 +32,7 @@ from gwstream.errors import ConfigError, PublishError
 from gwstream.publish import Outbox, Publisher, archive, store
 from gwstream.publish.archive import Archive
 from gwstream.publish.rows import GIVEN_UP
+from gwstream.records import NANO
 
 EVER = 2**62
 REPEAT = ("repeat", "true")
@@ -140,6 +146,83 @@ async def test_without_broker_or_right_it_says_so(tmp_path: Path) -> None:
         list(Archive(tmp_path / "elsewhere", 0, EVER))
 
 
+async def test_draws_are_kept_with_their_posteriors_within_their_own_bound(tmp_path: Path) -> None:
+    sent = [outgoing(k) for k in range(6)]
+    each = len(sent[0].summary.samples)
+    config, notes = PublishConfig(samples_mb=4.5 * each / 1e6), Notes()
+    async with Outbox(config, tmp_path, tally=notes.tally) as box:
+        for one in (*sent[:3], outgoing(0, "H1", "event")):
+            await box.put(one)
+        await write(box)
+        assert not any(kept.outgoing.summary.samples for kept in box.left())  # memory has the messages alone
+        for one in sent[3:]:
+            await box.put(one)
+        await write(box)
+        await send(box, 7)
+        await write(box)
+    assert notes.counts == {("publish", "samples_size", ""): 2}
+    found = dict(Archive(tmp_path, 0, EVER).samples())
+    assert found == {one.summary.id: one.summary.samples for one in sent[2:]}
+    assert len(list(Archive(tmp_path, 0, EVER))) == 7  # the messages stay
+    async with Outbox(PublishConfig(samples_mb=each / 1e6), tmp_path) as box:  # a smaller bound holds for what is there
+        await box.put(outgoing(6))
+        await write(box)
+    assert list(dict(Archive(tmp_path, 0, EVER).samples())) == [outgoing(6).summary.id]
+
+
+async def test_draws_go_when_their_message_goes(tmp_path: Path) -> None:
+    now = 10**12
+    async with Outbox(PublishConfig(archive_days=1), tmp_path, monotonic_ns=lambda: now) as box:
+        await box.put(outgoing(0))
+        await write(box)
+        await send(box, 1)
+        now += 2 * 86400 * NANO
+        await box.put(outgoing(1))
+        await write(box)
+        assert box._store is not None
+        assert box._store._samples == len(outgoing(1).summary.samples)
+    with closing(sqlite3.connect(tmp_path / store.NAME)) as db:
+        assert db.execute("SELECT body FROM samples").fetchall() == [(outgoing(1).summary.samples,)]
+
+
+async def test_no_draws_where_none_are_wanted_or_the_disk_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Outbox(PublishConfig(samples_mb=0), tmp_path / "none") as box:
+        await box.put(outgoing(0))
+        assert box.left()[0].outgoing.summary.samples == b""
+        await write(box)
+    assert list(Archive(tmp_path / "none", 0, EVER).samples()) == []
+    real = store.Store.write
+
+    def refuses(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store.Store, "write", refuses)
+    async with Outbox(PublishConfig(), tmp_path / "full") as box:
+        task = asyncio.create_task(box.run())
+        await box.put(outgoing(0))
+        await until(lambda: bool(box.trouble))
+        await box.put(outgoing(1))
+        assert [kept.outgoing.summary.samples for kept in box._unwritten.values()] == [b"", b""]
+        task.cancel()
+        monkeypatch.setattr(store.Store, "write", real)
+
+
+async def test_a_file_of_before_has_no_draws_and_gets_a_place_for_them(tmp_path: Path) -> None:
+    async with Outbox(PublishConfig(), tmp_path) as box:
+        await box.put(outgoing(0))
+        await write(box)
+    with closing(sqlite3.connect(tmp_path / store.NAME)) as db:
+        db.execute("DROP TABLE samples")
+    assert list(Archive(tmp_path, 0, EVER).samples()) == []
+    async with Outbox(PublishConfig(), tmp_path) as box:
+        assert box.depth == 1
+        await box.put(outgoing(1))
+        await write(box)
+    assert [name for name, _ in Archive(tmp_path, 0, EVER).samples()] == [outgoing(1).summary.id]
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "gwstream.toml"
@@ -215,6 +298,30 @@ def sent(root: Path) -> Iterator[tuple[list[Received], int]]:
         process.send_signal(signal.SIGKILL)
 
 
+def _compare(messages: list[tuple[str, bytes]], folder: Path, said: bytes) -> None:
+    """The draws of each posterior give the numbers of its message."""
+    told = [json.loads(payload)["posterior"] for topic, payload in messages if topic.endswith("/posterior")]
+    assert said.decode() == f"draws of {len(told)} posteriors in {folder}\n"
+    assert {file.stem for file in folder.iterdir()} == {one["id"] for one in told}
+    for one in told:
+        with safe_open(folder / f"{one['id']}.safetensors", "numpy") as file:
+            about, x, w = (
+                json.loads(file.metadata()["gwstream"]),
+                file.get_tensor("samples"),
+                file.get_tensor("weights"),
+            )
+        assert (about["id"], about["detector"]) == (one["id"], one["detector"])
+        assert x.shape == (one["sampling"]["draws"], len(about["parameters"]))
+        assert w.sum() == pytest.approx(1, abs=1e-4)
+        assert 1 / np.sum(w**2) == pytest.approx(one["sampling"]["ess"], rel=1e-3)
+        for name in ("mass_1", "mass_2", "effective_distance"):
+            column = x[:, about["parameters"].index(name)]
+            assert np.average(column, weights=w) == pytest.approx(one["parameters"][name]["mean"], rel=1e-4)
+            assert about["units"][about["parameters"].index(name)] == one["parameters"][name]["unit"]
+        time = about["window_gps_ns"] / 1e9 + np.average(x[:, about["parameters"].index("coalescence_time")], weights=w)
+        assert time == pytest.approx(one["coalescence"]["gps"], abs=0.01)
+
+
 @pytest.mark.skipif(brokers.MOSQUITTO is None, reason="needs mosquitto")
 def test_the_daemons_messages_come_again_and_a_replay_makes_the_same(tmp_path: Path) -> None:
     config = str(tmp_path / "gwstream.toml")
@@ -229,7 +336,8 @@ def test_the_daemons_messages_come_again_and_a_replay_makes_the_same(tmp_path: P
         assert [(one.topic, one.payload) for one in again] == first
         assert not any(one.body.get("state") == "offline" for one in got)
         assert gwstream(*ask, "--to", "1126259448") == f"0 messages sent again to 127.0.0.1:{broker}\n".encode()
-    lines = gwstream(*ask, "--json").splitlines()  # it was killed since
+    _compare(first, tmp_path / "draws", gwstream(*ask, "--samples", str(tmp_path / "draws")))  # it was killed since
+    lines = gwstream(*ask, "--json").splitlines()
     assert lines == [payload for _, payload in first]
     files = [str(file) for path in folders(tmp_path).values() for file in sorted(path.iterdir())]
     replayed = parts(gwstream("replay", *files, "--json").splitlines())

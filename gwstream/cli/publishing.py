@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from gwstream.cli.base import Commands, add_command
@@ -34,7 +35,11 @@ def publish(commands: Commands) -> None:
     command.add_argument(
         "--state", type=Path, metavar="DIR", help="where the daemon keeps its state (default: CONFIG's)"
     )
-    command.add_argument("--json", action="store_true", help="print messages as JSON lines, and send none")
+    instead = command.add_mutually_exclusive_group()
+    instead.add_argument("--json", action="store_true", help="print messages as JSON lines, and send none")
+    instead.add_argument(
+        "--samples", type=Path, metavar="DIR", help="write posteriors' draws to DIR/<id>.safetensors, and send none"
+    )
 
 
 def _call(args: argparse.Namespace) -> int:
@@ -59,8 +64,26 @@ def _call(args: argparse.Namespace) -> int:
             sys.stdout.buffer.write(one.payload + b"\n")
         sys.stdout.buffer.flush()
         return 0
+    if args.samples is not None:
+        print(f"draws of {_write(archive.samples(), args.samples)} posteriors in {args.samples}")
+        return 0
     sent = asyncio.run(send(config.publish, archive, rate=args.rate))
     print(f"{sent} messages sent again to {config.publish.host}:{config.publish.port}")
     if archive.waiting:
         print(f"{archive.waiting} wait in the outbox: the daemon sends them itself")
     return 0
+
+
+def _write(samples: Iterable[tuple[str, bytes]], folder: Path) -> int:
+    """A file each; returns how many. Raises `ConfigError` where they cannot be written."""
+    from gwstream.errors import ConfigError
+
+    count = 0
+    for name, body in samples:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}.safetensors").write_bytes(body)
+        except OSError as problem:
+            raise ConfigError(f"--samples {folder}: cannot be written: {problem.strerror}") from problem
+        count += 1
+    return count

@@ -25,6 +25,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "other_bytes": "its id was stored before with other content, as from another engine: the stored one stands",
         "archive_age": "a message left the archive, older than publish.archive_days",
         "archive_size": "a message left the archive, which held publish.archive_mb",
+        "samples_size": "the draws of a posterior left the archive, which held publish.samples_mb",
         "set_aside": "the outbox's file was damaged; it was renamed and begun anew",
     },
     "service": {"set_aside": "how far the last daemon got was damaged, or of another model or setting: begun anew"},

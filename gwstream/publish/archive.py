@@ -39,8 +39,8 @@ class Message:
 class Archive:
     """The messages in ``directory`` whose coalescence lies in [begin, end) GPS ns, ``detectors``: of these alone.
 
-    Those that still wait for the broker are left out and counted in ``waiting``: the daemon sends them. Iterating
-    raises `ConfigError` where there is nothing to read.
+    Those that still wait for the broker are left out and counted in ``waiting``: the daemon sends them. Iterating, and
+    `samples`, raise `ConfigError` where there is nothing to read.
     """
 
     directory: Path
@@ -49,12 +49,22 @@ class Archive:
     detectors: frozenset[str] = frozenset()
     waiting: int = 0
 
+    def samples(self) -> Iterator[tuple[str, bytes]]:
+        """The ids of posteriors, waiting ones included, and their draws (`gwstream.summary.draws`) where still kept."""
+        for row in self._rows(samples=True):
+            summary = row.outgoing.summary
+            if summary.samples:
+                yield summary.id, summary.samples
+
+    def _rows(self, *, samples: bool) -> Iterator[Row]:
+        for row in store.read(self.directory, self.begin_ns, self.end_ns, samples=samples):
+            if not self.detectors or row.outgoing.summary.detector in self.detectors:
+                yield row
+
     def __iter__(self) -> Iterator[Message]:
         self.waiting = 0
-        for row in store.read(self.directory, self.begin_ns, self.end_ns):
+        for row in self._rows(samples=False):
             summary = row.outgoing.summary
-            if self.detectors and summary.detector not in self.detectors:
-                continue
             if row.state == WAITING:
                 self.waiting += 1
             else:

@@ -60,7 +60,8 @@ class Outbox:
         self._tally = tally
         self._live = live
         self._monotonic_ns = monotonic_ns
-        self._limits = Limits(round(config.archive_days * 86400 * NANO), round(config.archive_mb * 1e6))
+        days, sizes = config.archive_days, (config.archive_mb, config.samples_mb)
+        self._limits = Limits(round(days * 86400 * NANO), *(round(size * 1e6) for size in sizes))
         self._held: deque[Kept] = deque()  # wait for the disk before they may be sent
         self._waiting: deque[Kept] = deque()
         self._flying: list[Kept] = []
@@ -147,6 +148,8 @@ class Outbox:
         sequence = self._sequences[detector] = self._sequences.get(detector, -1) + 1
         self._last += 1
         kept = Kept(outgoing, self._last, self._now(), sequence)
+        if not self.durable or not self._limits.samples:
+            kept.lighten()
         self._held.append(kept)
         if self._directory is not None:
             self._unwritten[kept.n] = kept
@@ -243,6 +246,8 @@ class Outbox:
         if not self.trouble:
             log.error("the outbox in %s cannot be written: %s; going on in memory", self._directory, reason)
         self.trouble = reason
+        for kept in self._unwritten.values():
+            kept.lighten()
         self._release()
         self._wrote.set()
 
@@ -291,8 +296,11 @@ class Outbox:
             self._tally("publish", "archive_age", "", evicted["age"])
         if evicted["size"]:
             self._tally("publish", "archive_size", "", evicted["size"])
+        if evicted["samples"]:
+            self._tally("publish", "samples_size", "", evicted["samples"])
         for kept in new:
             kept.stored = True
+            kept.lighten()
             self._unwritten.pop(kept.n, None)
         for one in settled:
             if self._settled.get(one.n) is one:

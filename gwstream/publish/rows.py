@@ -29,6 +29,11 @@ class Kept:
     done: bool = False
     delivery: dict[str, Any] = field(default_factory=dict)
 
+    def lighten(self) -> None:
+        """Forget the draws, which are much larger than the message: they are stored, or cannot be."""
+        if self.outgoing.summary.samples:
+            self.outgoing = replace(self.outgoing, summary=replace(self.outgoing.summary, samples=b""))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:

@@ -41,14 +41,20 @@ CREATE INDEX told ON message(gps_ns);
 CREATE TABLE sequence(detector TEXT PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE fact(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+_SAMPLES = "CREATE TABLE IF NOT EXISTS samples(n INTEGER PRIMARY KEY, size INTEGER NOT NULL, body BLOB NOT NULL)"
+"""The draws of message ``n``; beside the tables, for files of before have none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of the archive: ``age`` in steady ns, ``size`` in bytes. What waits is bounded by the outbox instead."""
+    """Bounds of the archive: ``age`` in steady ns, ``size`` in bytes, ``samples``: of the draws alone, in bytes.
+
+    What waits is bounded by the outbox instead.
+    """
 
     age: int
     size: int
+    samples: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +80,7 @@ class Store:
     def __init__(self, directory: Path, limits: Limits, offset: int, *, keep: bool = False) -> None:
         self._limits = limits
         self._total = 0  # bytes, about
+        self._samples = 0
         self._file = directory / NAME
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -107,7 +114,7 @@ class Store:
     def write(self, new: Sequence[Row], settled: Sequence[Settled], now: int) -> Counter[str]:
         """Add rows (known ones stay as they are), settle others, and keep the bounds at steady time ``now``.
 
-        Returns how many rows left the archive for their "age" and its "size".
+        Returns how many rows left the archive for their "age" and its "size", and how many "samples".
         """
         with self._transaction():
             for row in new:
@@ -117,6 +124,7 @@ class Store:
                 )
                 if added.rowcount:
                     self._total += size(row)
+                    self._keep_samples(row)
                     self._db.execute(
                         "INSERT INTO sequence VALUES (?,?) ON CONFLICT DO UPDATE SET last = max(last, excluded.last)",
                         (row.outgoing.summary.detector, row.sequence),
@@ -125,7 +133,24 @@ class Store:
                 "UPDATE message SET state = ?, delivery = ? WHERE n = ?",
                 [(one.state, one.delivery, one.n) for one in settled],
             )
-            return self._prune(now)
+            return self._prune(now) + self._prune_samples()
+
+    def _keep_samples(self, row: Row) -> None:
+        body = row.outgoing.summary.samples
+        if body:
+            self._db.execute("INSERT OR REPLACE INTO samples VALUES (?,?,?)", (row.n, len(body), body))
+            self._samples += len(body)
+
+    def _prune_samples(self) -> Counter[str]:
+        oldest = self._db.execute("SELECT n, size FROM samples ORDER BY n LIMIT ?", (PRUNED_AT_ONCE,))
+        gone: list[tuple[int]] = []
+        for n, length in oldest if self._samples > self._limits.samples else ():
+            if self._samples <= self._limits.samples:
+                break
+            gone.append((n,))
+            self._samples -= length
+        self._db.executemany("DELETE FROM samples WHERE n = ?", gone)
+        return Counter(samples=len(gone))
 
     def _prune(self, now: int) -> Counter[str]:
         oldest = self._db.execute(
@@ -141,17 +166,20 @@ class Store:
             gone.append((n,))
             self._total -= length
         self._db.executemany("DELETE FROM message WHERE n = ?", gone)
+        for n in gone:
+            self._samples -= sum(row[0] for row in self._db.execute("SELECT size FROM samples WHERE n = ?", n))
+        self._db.executemany("DELETE FROM samples WHERE n = ?", gone)
         return why
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        before = self._total
+        before = self._total, self._samples
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
             self._db.execute("COMMIT")
         except BaseException:
-            self._total = before
+            self._total, self._samples = before
             with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             raise
@@ -163,6 +191,7 @@ class Store:
             offset = int(facts["offset"])
         (last,) = self._db.execute("SELECT coalesce(max(n), 0) FROM message").fetchone()
         self._total = self._db.execute("SELECT coalesce(sum(size), 0) FROM message").fetchone()[0]
+        self._samples = self._db.execute("SELECT coalesce(sum(size), 0) FROM samples").fetchone()[0]
         self._db.executemany(
             "INSERT INTO fact VALUES (?,?) ON CONFLICT DO UPDATE SET value = excluded.value",
             [("boot", boot), ("offset", str(offset))],
@@ -190,8 +219,9 @@ class Store:
         log.error("%s cannot be used (%s): set aside as %s; the outbox begins anew", self._file, problem, kept.name)
 
 
-def read(directory: Path, begin_ns: int, end_ns: int) -> Iterator[Row]:
-    """Stored rows, waiting ones included, whose coalescence lies in [begin, end) GPS ns, in the order they were made.
+def read(directory: Path, begin_ns: int, end_ns: int, *, samples: bool = False) -> Iterator[Row]:
+    """Stored rows, waiting ones included, whose coalescence lies in [begin, end) GPS ns, in the order they were made;
+    with their draws if ``samples``.
 
     A daemon may write meanwhile: a few rows are read at a time, for its log grows while somebody reads. Raises
     `ConfigError` where there is nothing to read.
@@ -203,11 +233,17 @@ def read(directory: Path, begin_ns: int, end_ns: int) -> Iterator[Row]:
     last = 0
     try:
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY)) as db:
+            drawn = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'samples'").fetchone() and samples
             while found := [unpacked(one, 0) for one in db.execute(query, (begin_ns, end_ns, last)).fetchall()]:
-                yield from found
+                yield from (_with_samples(db, row) if drawn else row for row in found)
                 last = found[-1].n
     except sqlite3.Error as problem:
         raise ConfigError(f"{file}: cannot be read: {problem}") from problem
+
+
+def _with_samples(db: sqlite3.Connection, row: Row) -> Row:
+    (body,) = db.execute("SELECT body FROM samples WHERE n = ?", (row.n,)).fetchone() or (b"",)
+    return replace(row, outgoing=replace(row.outgoing, summary=replace(row.outgoing.summary, samples=body)))
 
 
 def _connect(file: Path) -> sqlite3.Connection:
@@ -223,6 +259,7 @@ def _connect(file: Path) -> sqlite3.Connection:
             db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
         elif version != FORMAT:
             raise ValueError(f"it is of version {version}, this gwstream reads {FORMAT}")
+        db.execute(_SAMPLES)
     except BaseException:
         db.close()
         raise

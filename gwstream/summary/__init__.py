@@ -16,6 +16,7 @@ from gwstream.records import NANO, Posterior, Summary
 from gwstream.summary import network
 from gwstream.summary.chirp_mass import ChirpMasses
 from gwstream.summary.coincidence import Change, Coincidences, light_travel
+from gwstream.summary.draws import packed
 from gwstream.summary.events import Event, Events, rank
 from gwstream.summary.message import canonical, coalescence_ns, part, reasons
 from gwstream.summary.schema import schema
@@ -75,6 +76,7 @@ class Summarizer:
             posterior=body,
             sha256=digest,
             injected=window.injected,
+            samples=packed(posterior),
         )
         into_window = (gps_ns - window.gps_ns) / NANO
         doubts = reasons(posterior, self._config)
@@ -82,7 +84,7 @@ class Summarizer:
         if event is None:
             return (single,), None
         told = {"id": event.id, "supersedes": list(event.replaced), "windows": event.windows}
-        best = replace(single, kind="event", id=event.id, event=told)
+        best = replace(single, kind="event", id=event.id, event=told, samples=b"")
         return (single, best), News(posterior, event, doubts)
 
     def together(self, news: News | None) -> tuple[Summary, ...]:
