@@ -7,10 +7,11 @@ AUDIT := .venv-audit
 BIN := $(VENV)/bin
 MODEL ?= models/bbh-1det
 DEMO ?=
+SOAK ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint format docs bench bench-hour bench-network bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
-  bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants bench-restart bench-engines sbom audit train validate compare clean system-packages
+  bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants bench-restart bench-engines soak soak-report sbom audit train validate compare clean system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +82,12 @@ bench-engines: $(VENV)/.test ## what each engine costs for each model, and how f
 
 bench-restart: $(VENV)/.test ## how soon a killed daemon is back (2 minutes)
 	$(BIN)/python benchmarks/restart.py
+
+soak: $(VENV)/.test ## 72 detector-hours of strain and a thousand faults, in the background (2 hours; made again, it goes on)
+	$(BIN)/python benchmarks/soak.py --background $(SOAK)
+
+soak-report: $(VENV)/.test ## how the soak goes; fails where anything was lost
+	$(BIN)/python benchmarks/soak.py --report $(SOAK)
 
 bench-averages: $(VENV)/.test ## what a short PSD history costs, Gaussian and Student-t (a quarter of an hour)
 	$(BIN)/python benchmarks/averages.py

@@ -28,6 +28,7 @@ SCRIPTS = (
     "background.py",
     "restart.py",
     "engines.py",
+    "soak.py",
 )
 
 
