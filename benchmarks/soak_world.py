@@ -268,22 +268,23 @@ class Daemon:
 
     @property
     def behind(self) -> float:
-        """Batches and windows that wait for a verdict."""
-        stages = ("batching", "conditioning", "inference")
-        return sum(self.latest.get(("gwstream_queue_depth", stage), 0) for stage in stages)
+        """Records and batches that wait for their turn."""
+        found = self._sum("gwstream_stage_seconds_count", "source", "batching")
+        return found - self._sum("gwstream_stage_seconds_count", "conditioning") - self._sum("gwstream_batches_total")
 
     @property
     def idle(self) -> bool:
-        """Whether every record was conditioned, every batch judged, and every window behind the gate told or shed."""
-        total: Counter[str] = Counter()
-        for key, number in self.latest.items():
-            total[" ".join(key) if key[0] == "gwstream_stage_seconds_count" else key[0]] += number  # type: ignore[assignment]
-            total["shed"] += number if key[-2:] == ("overload", "inference") else 0  # type: ignore[assignment]
-        stage = "gwstream_stage_seconds_count "
-        return (
-            total[f"{stage}source"] == total[f"{stage}conditioning"]
-            and total[f"{stage}batching"] == total["gwstream_batches_total"]
-            and total["gwstream_triggers_total"] <= total["gwstream_posteriors_total"] + total["shed"]
+        """Whether all was judged, and every window behind the gate told or shed."""
+        shed = sum(number for key, number in self.latest.items() if key[-2:] == ("overload", "inference"))
+        told = self._sum("gwstream_posteriors_total") + shed
+        return self.behind == 0 and self._sum("gwstream_triggers_total") <= told
+
+    def _sum(self, name: str, *labels: str) -> float:
+        """Of a metric's series, or of those with one of these for a label."""
+        return sum(
+            number
+            for key, number in self.latest.items()
+            if key[0] == name and (not labels or any(label in key for label in labels))
         )
 
     def totals(self) -> Counter[tuple[str, ...]]:

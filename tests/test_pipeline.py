@@ -137,6 +137,7 @@ class FakeObserver:
         self.seen: Counter[str] = Counter()
         self.stages: Counter[str] = Counter()
         self.depths: Counter[str] = Counter()
+        self.last: dict[str, int] = {}
 
     def record(self, record: Strain | Gap) -> None:
         self.seen["record"] += 1
@@ -159,6 +160,7 @@ class FakeObserver:
 
     def queue(self, stage: str, depth: int) -> None:
         self.depths[stage] = max(self.depths[stage], depth)
+        self.last[stage] = depth
 
 
 class FakeCalibration:
@@ -465,6 +467,19 @@ async def test_windows_behind_the_gate_are_bounded_too() -> None:
     made = len(kinds(publisher, "posterior"))
     assert made <= TRIGGERS + 16 + 1
     assert lost["overload"] == 16 * seconds - made
+
+
+async def test_queues_that_are_worked_off_are_told_to_be_empty() -> None:
+    class Slow(FakeInference):
+        def gate(self, batch: Batch) -> Sequence[Trigger]:
+            time.sleep(0.01)
+            return super().gate(batch)
+
+    watching, inference = FakeObserver(), Slow(passing={})  # nothing passes, so no later stage tells of them
+    source = FakeSource({"H1": [strain(second) for second in range(20)]}, live=True)
+    await finish(parts(source, inference=inference, observers=(watching,)))
+    assert watching.depths["inference"] > 0
+    assert watching.last == {"conditioning": 0, "batching": 0, "inference": 0}
 
 
 async def test_stop_finishes_what_was_read() -> None:

@@ -247,6 +247,7 @@ class _Pipeline:
             self._pending.remove(worst)
             heapq.heapify(self._pending)
             self._give_up("overload", worst.trigger.window.detector)
+        self._tell_depths()
 
     async def _posterior(self, pending: Pending) -> None:
         """One posterior and its summaries on to the publisher; only then what they change in the network."""
@@ -275,13 +276,17 @@ class _Pipeline:
 
     def _spent(self, stage: str, begin: int, end: int) -> None:
         """Tell the observers of time (monotonic ns) in a stage, and how long the queues are now."""
+        for observer in self._parts.observers:
+            observer.stage(stage, (end - begin) / NANO)
+        self._tell_depths()
+
+    def _tell_depths(self) -> None:
         depths = {
             "conditioning": sum(len(channel) for channel in self._records.values()),
             "batching": len(self._cuts),
             "inference": len(self._batches) + len(self._pending),
         }
         for observer in self._parts.observers:
-            observer.stage(stage, (end - begin) / NANO)
             for name, depth in depths.items():
                 observer.queue(name, depth)
 
