@@ -45,7 +45,8 @@ from gwstream.records import Floats
 from gwstream.source.writer import frame_bytes, frame_name, put
 
 LEAD = 6  # s of data that the writer may be ahead of what was read
-BATCHES = 24  # and what may wait for its verdict
+BATCHES = 24  # and what may wait for the gate,
+WINDOWS = 64  # and behind it
 KEPT = 900  # s of data after which a frame is unlinked
 PATIENCE = 0.5  # s of real time: at this pace, many seconds of data
 NOT_LET_IN = 69  # exit status where the broker does not answer at the first start
@@ -224,6 +225,7 @@ class Soak:
                 lambda: (
                     min(self._daemon.position(name) for name in DETECTORS) >= second - LEAD
                     and self._daemon.behind <= BATCHES
+                    and self._daemon.pending <= WINDOWS
                 ),
                 f"GPS {second - LEAD} to be read",
             )

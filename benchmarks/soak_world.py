@@ -273,11 +273,15 @@ class Daemon:
         return found - self._sum("gwstream_stage_seconds_count", "conditioning") - self._sum("gwstream_batches_total")
 
     @property
-    def idle(self) -> bool:
-        """Whether all was judged, and every window behind the gate told or shed."""
+    def pending(self) -> float:
+        """Windows behind the gate that were neither told nor shed."""
         shed = sum(number for key, number in self.latest.items() if key[-2:] == ("overload", "inference"))
-        told = self._sum("gwstream_posteriors_total") + shed
-        return self.behind == 0 and self._sum("gwstream_triggers_total") <= told
+        return self._sum("gwstream_triggers_total") - self._sum("gwstream_posteriors_total") - shed
+
+    @property
+    def idle(self) -> bool:
+        """Whether all was judged and told."""
+        return self.behind == 0 and self.pending <= 0
 
     def _sum(self, name: str, *labels: str) -> float:
         """Of a metric's series, or of those with one of these for a label."""

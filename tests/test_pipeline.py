@@ -452,7 +452,10 @@ async def test_live_strain_that_comes_too_fast_is_given_up_oldest_first(monkeypa
     assert newest <= {w.start for w in inference.judged}
 
 
-async def test_windows_behind_the_gate_are_bounded_too() -> None:
+async def test_windows_behind_the_gate_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound = 64
+    assert bound < TRIGGERS
+    monkeypatch.setattr("gwstream.pipeline.TRIGGERS", bound)
     everything = dict.fromkeys(range(16), 0.75)
     seconds = 64
     source = FakeSource({"H1": [strain(n) for n in range(seconds)]}, live=True)
@@ -465,8 +468,22 @@ async def test_windows_behind_the_gate_are_bounded_too() -> None:
     inference.hold.set()
     publisher = await running
     made = len(kinds(publisher, "posterior"))
-    assert made <= TRIGGERS + 16 + 1
+    assert made <= bound + 16 + 1
     assert lost["overload"] == 16 * seconds - made
+
+
+async def test_a_restart_that_finds_minutes_of_strain_gives_up_none_of_its_posteriors() -> None:
+    lost = Counter[str]()
+    inference = FakeInference(dict.fromkeys(range(4), 0.75))
+    inference.hold = threading.Event()
+    source = FakeSource({"H1": [strain(second) for second in range(60)]}, live=True)
+    running = asyncio.create_task(
+        finish(parts(source, inference=inference, tally=lambda s, r, d, n=1: lost.update({r: n})))
+    )
+    await until(lambda: source.read["H1"] == 60)
+    inference.hold.set()
+    assert len(kinds(await running, "posterior")) == 4 * 60
+    assert not lost
 
 
 async def test_queues_that_are_worked_off_are_told_to_be_empty() -> None:

@@ -33,7 +33,7 @@ RECORDS = 4  # strain records a detector that wait for conditioning
 CUTS = 4  # records' worth of windows that wait for batching
 BATCHES = 1024  # of live strain that wait for the gate: what a restart finds, eight minutes of two detectors (40 MB)
 BATCHES_AT_REST = 4  # of any other
-TRIGGERS = 64  # windows behind the gate that wait for their posterior
+TRIGGERS = 1024  # windows behind the gate that wait for their posterior: those, too, of what a restart finds (10 MB)
 
 
 async def run(parts: Parts, stop: asyncio.Event) -> None:
