@@ -151,6 +151,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.peers
 def test_bilby_reads_it(tmp_path: Path) -> None:
     one = drawn()
     path = tmp_path / "one.hdf5"
@@ -179,6 +180,7 @@ print(json.dumps({"kind": type(f).__name__, "chirp": list(map(float, s["chirp_ma
 """
 
 
+@pytest.mark.peers
 def test_pesummary_reads_it(tmp_path: Path) -> None:
     one = drawn()
     path = tmp_path / "one.hdf5"
@@ -206,6 +208,7 @@ print(json.dumps({"names": t.column_names, "mass": t["mass_1"].to_pylist(), "wei
 """
 
 
+@pytest.mark.peers
 def test_parquet(tmp_path: Path) -> None:
     one = drawn()
     source = tmp_path / "one.json"
