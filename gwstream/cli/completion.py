@@ -31,7 +31,7 @@ def _print(parser: argparse.ArgumentParser, shell: str) -> int:
     for action in _actions(parser):
         if action.type is Path or action.metavar in ("FILE", "ID|FILE"):
             action.complete = shtab.DIRECTORY if action.metavar == "DIR" else shtab.FILE  # type: ignore[attr-defined]
-    print(shtab.complete(parser, shell=shell))
+    print(shtab.complete(parser, shell))
     return 0
 
 
