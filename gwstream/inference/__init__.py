@@ -30,6 +30,7 @@ from gwstream.inference.networks.base import Coordinates
 from gwstream.inference.noise import Noise, noise_model
 from gwstream.inference.residual import p_values
 from gwstream.inference.ridge import grid
+from gwstream.model import ConditioningSpec
 from gwstream.prior import Prior
 from gwstream.records import Batch, Floats, Posterior, Trigger, Waveform, Whitener, Window
 
@@ -103,24 +104,12 @@ class Inference:
     def warm(self) -> None:
         """Judge one made-up window, so that the first real one does not pay for what is done once."""
         spec = self.model.spec.conditioning
-        taps = np.eye(1, spec.taps)[0] / SCALE
-        whitener = Whitener(
-            id="warm-up",
-            detector="W1",
-            rate=spec.rate,
-            taps=taps,
-            psd=np.ones(spec.taps // 2 + 1),
-            averages=1,
-            history=0.0,
-            end=0,
-            state="ready",
-        )
         window = Window(
             detector="W1",
             start=spec.rate,
             rate=spec.rate,
             samples=np.random.default_rng(0).standard_normal(spec.window),
-            whitener=whitener,
+            whitener=flat(spec, "warm-up"),
             context=np.zeros(self.model.net.features - size(self.model.bank, 0), np.float32),
         )
         self.infer(self.gate(Batch((window,), 1))[0])
@@ -170,11 +159,11 @@ class Inference:
         rng = np.random.Generator(np.random.Philox(key=int(hashlib.sha256(name.encode()).hexdigest()[:32], 16)))
         samples = torch.from_numpy(window.samples).float()[None]
         rho = live.gate(samples)
-        seen = self._see(window, live, rho)
+        seen = self._see(window, samples, live, rho)
         proposal = self._density(seen, samples, rng)
         anchor = self.model.net.fixed or seen.anchor
         if self.model.net.fixed is None and (rest := others(rho, live.gate.times, self.model.spec.prior)):
-            first, *looks = distinct([seen, *(self._see(window, live, other) for other in rest)])
+            first, *looks = distinct([seen, *(self._see(window, samples, live, other) for other in rest)])
             proposals = proposal, *(self._density(look, samples, rng) for look in looks)
             proposal = Several.weighed(proposals, [first, *looks])
         trigger = self._trigger(window, seen.best, 0)
@@ -251,10 +240,24 @@ class Inference:
         self._live.move_to_end(whitener.id)
         return found
 
-    def _see(self, window: Window, live: Live, rho: Tensor) -> Seen:
-        """The window as the network sees it by the gate's SNRs (1, 2, N, lags), in products of fixed shape."""
-        samples = torch.from_numpy(window.samples).float()[None]
+    def _see(self, window: Window, samples: Tensor, live: Live, rho: Tensor) -> Seen:
+        """The window of samples (1, n) as the network sees it by the gate's SNRs (1, 2, N, lags)."""
         return see(live, samples, rho, torch.from_numpy(window.context)[None], self.model.spec.prior)
+
+
+def flat(spec: ConditioningSpec, name: str) -> Whitener:
+    """A whitener of white noise, for windows that are made up."""
+    return Whitener(
+        id=name,
+        detector="W1",
+        rate=spec.rate,
+        taps=np.eye(1, spec.taps)[0] / SCALE,
+        psd=np.ones(spec.taps // 2 + 1),
+        averages=1,
+        history=0.0,
+        end=0,
+        state="ready",
+    )
 
 
 def _tag(model: Model, prior: Prior, likelihood: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from gwstream.config import InferenceConfig
-from gwstream.inference import SCALE, Inference, Model
+from gwstream.inference import Inference, Model, flat
 from gwstream.inference.engines import chosen
 from gwstream.inference.features import Live, see, size
 from gwstream.inference.likelihood import Templates
@@ -53,18 +53,7 @@ class GuardedInference(Inference):
 def golden(model: Model, latents: int) -> list[Golden]:
     """Signals from weak to loud in the noise of a flat spectrum, and what torch makes of them."""
     spec, rng = model.spec, np.random.default_rng(KEY)
-    whitener = Whitener(
-        id="golden",
-        detector="W1",
-        rate=spec.rate,
-        taps=np.eye(1, spec.conditioning.taps)[0] / SCALE,
-        psd=np.ones(spec.conditioning.taps // 2 + 1),
-        averages=1,
-        history=0.0,
-        end=0,
-        state="ready",
-    )
-    templates = Templates(spec.conditioning, model.bank, whitener)
+    templates = Templates(spec.conditioning, model.bank, flat(spec.conditioning, "golden"))
     live = Live.of(templates, grid(model.bank, spec.prior), spec.prior)
     context = torch.zeros(1, model.net.features - size(model.bank, 0))
     waves = templates.waveforms(spec.prior.draw(rng, len(SNRS))).astype(np.float64)
