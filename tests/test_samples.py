@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +21,19 @@ from test_client import payload
 from test_publish import outgoing
 from test_web import new_feed
 
-from gwstream import cli
-from gwstream.client import Broker, events
+from gwstream import cli, client, settings
+from gwstream.client import Broker, Daemon, events
+from gwstream.client.messages import parse
 from gwstream.config import MetricsConfig, SummaryConfig
 from gwstream.demo import broker as demo_broker
 from gwstream.demo import child
 from gwstream.errors import ConfigError, SamplesError
 from gwstream.prior import Prior
-from gwstream.records import NANO, Batch, Posterior, Trigger, Whitener
-from gwstream.samples import KEPT, Drawn, Keeper, files, pictures
+from gwstream.records import NANO, PARAMETERS, Batch, Posterior, Strain, Trigger, Whitener
+from gwstream.samples import KEPT, Drawn, Keeper, files, pictures, recompute
 from gwstream.samples.find import Places, find
 from gwstream.source import recording
+from gwstream.summary.message import canonical
 from gwstream.web import serving
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -256,6 +260,66 @@ async def test_draws_of_a_daemon_by_http(tmp_path: Path) -> None:
     assert found.id == one.id
 
 
+async def test_draws_by_the_client(tmp_path: Path) -> None:
+    made = keeper()
+    one = made.infer(fakes.trigger(fakes.window(0)), 1)
+    event, network = (parse(payload(outgoing(0, "H1", kind), 0)) for kind in ("event", "network"))
+    other = parse(payload(outgoing(0, "H1", "event"), 0).replace(outgoing(0).summary.sha256.encode(), b"0" * 64))
+    assert isinstance(event, client.Event)
+    assert isinstance(network, client.NetworkEvent)
+    assert isinstance(other, client.Event)
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef\n")
+    config = MetricsConfig(port=0, token_file=token)
+    async with serving(config, feed=new_feed(), exposition=bytes, samples=made.document) as port:
+        daemon = Daemon(url=f"http://127.0.0.1:{port}/", token="0123456789abcdef")
+        for what in (one.id, event.id, event):
+            found = await client.draws(what, daemon)
+            assert np.array_equal(np.array([found.values[name] for name in PARAMETERS]).T, one.samples)
+        assert found.weights == pytest.approx(one.weights)
+        assert found.mean("mass_1") == pytest.approx(float(one.weights @ one.samples[:, 0]))
+        assert (found.id, found.detector, found.gps_ns) == (one.id, "H1", one.trigger.window.gps_ns)
+        assert found.gps[0] == pytest.approx(one.trigger.window.gps_ns / NANO + one.samples[0, 3], abs=1e-6)
+        with pytest.raises(SamplesError, match="not among the last posteriors"):
+            await client.draws("H1-1-gone", daemon)
+        with pytest.raises(SamplesError, match="has another posterior of this id"):
+            await client.draws(other, daemon)
+        with pytest.raises(SamplesError, match="its members do: E-"):
+            await client.draws(network, daemon)
+        with pytest.raises(SamplesError, match=r"token is missing or wrong; see Daemon\.token"):
+            await client.draws(event, daemon.url)
+    with pytest.raises(
+        SamplesError, match=r"no draws from http://127\.0\.0\.1:1/samples/.*name the daemon's HTTP port"
+    ):
+        await client.draws(one.id, "http://127.0.0.1:1")
+    with pytest.raises(SamplesError, match="name the daemon's HTTP port"):
+        await client.draws(one.id, "localhost")
+
+
+async def test_the_client_takes_no_draws_that_were_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = drawn()
+    whole = json.loads(one.document())
+    part = {**whole["posterior"], "snr": 99.0}
+    fewer = {name: column[:-1] for name, column in whole["draws"].items()}
+    wrong: dict[str, bytes] = {
+        "SHA-256": json.dumps({**whole, "posterior": part}).encode(),
+        "some draws are missing": json.dumps({**whole, "draws": fewer}).encode(),
+        "not gwstream.samples/1 of this id": drawn(1).document(),
+        "not a posterior with its draws": b"<html>",
+    }
+    for said, content in wrong.items():
+        answer: Callable[[str], bytes] = lambda _, content=content: content  # noqa: E731
+        async with serving(MetricsConfig(port=0), feed=new_feed(), exposition=bytes, samples=answer) as port:
+            with pytest.raises(SamplesError, match=said):
+                await client.draws(one.id, f"http://127.0.0.1:{port}")
+    monkeypatch.setattr("gwstream.client.fetch.LARGEST", 1000)
+    async with serving(
+        MetricsConfig(port=0), feed=new_feed(), exposition=bytes, samples=lambda _: one.document()
+    ) as port:
+        with pytest.raises(SamplesError, match="longer than"):
+            await client.draws(one.id, f"http://127.0.0.1:{port}")
+
+
 def test_a_file_of_several_messages(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_bytes(b"\n".join([drawn(1).document(), drawn(2).document(), b'{"schema": "gwstream.status/1"}']))
@@ -339,6 +403,24 @@ def cut(folder: Path, first: int, last: int) -> Path:
     return path
 
 
+async def test_strain_without_state_vector_has_the_bits_of_the_message(told: Path) -> None:
+    """As of the demo, which vouches for its frames: its message, with the recording it played."""
+    config = settings.replay_config(
+        [recording.path("H1")], detector="H1", channel="", speed=0.0, model=None, gate_snr=6.5, broker=None
+    )
+    event = [one for one in map(json.loads, told.read_text().splitlines()) if one["schema"] == "gwstream.event/1"][-1]
+    strain = await recompute._read(config, "H1")
+    body = {**event["posterior"], "data": {"dq": 3, "gap": False}}
+    body["quality"] = {**body["quality"], "reasons": [r for r in body["quality"]["reasons"] if "data" not in r]}
+    assert body["quality"] != event["posterior"]["quality"]
+    message = {"posterior": body, "sha256": hashlib.sha256(canonical(body)).hexdigest()}
+    (found,) = await asyncio.to_thread(recompute.posteriors, config, {"H1": strain}, [message])
+    assert found.body == body
+    vetoed = [replace(one, dq=1) if isinstance(one, Strain) else one for one in strain]
+    with pytest.raises(SamplesError, match="other bits of the state vector"):
+        await asyncio.to_thread(recompute.posteriors, config, {"H1": vetoed}, [message])
+
+
 def test_other_strain_is_noticed(told: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def said(strain: Path) -> str:
         assert cli.main(["get", str(told), "--strain", str(strain), "-o", "-"]) == SamplesError.exit_code
@@ -362,6 +444,8 @@ async def test_a_running_daemon_gives_the_draws_of_what_it_has_just_told(tmp_pat
             event = await asyncio.wait_for(anext(stream), 120)
             await stream.aclose()
             found = await asyncio.to_thread(find, event.id, Places(url=f"http://127.0.0.1:{port}"))
+            own = await client.draws(event, f"http://127.0.0.1:{port}")
+    assert own.values["mass_2"] == tuple(found.samples[:, 1])
     assert (found.sha256, found.body) == (event.body["sha256"], event.body["posterior"])
     assert len(found.samples) == event.body["posterior"]["sampling"]["draws"]
     chirp = files.columns(found)["chirp_mass"]

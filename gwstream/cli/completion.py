@@ -18,6 +18,7 @@ def completion(commands: Commands, whole: argparse.ArgumentParser) -> None:
         "completion",
         lambda args: _print(whole, args.shell),
         "Print what lets a shell complete commands, options and files. Its output goes where the shell looks for it.",
+        "  mkdir -p ~/.local/share/bash-completion/completions ~/.zfunc ~/.config/fish/completions\n"
         "  gwstream completion bash > ~/.local/share/bash-completion/completions/gwstream\n"
         "  gwstream completion zsh > ~/.zfunc/_gwstream      and in ~/.zshrc, before compinit: fpath+=(~/.zfunc)\n"
         "  gwstream completion fish > ~/.config/fish/completions/gwstream.fish\n",

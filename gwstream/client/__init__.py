@@ -5,7 +5,7 @@
 
 `posteriors`, `events`, `network_events` and `everything` connect when they are first asked, come back by themselves
 when the connection is lost, leave out what came before (QoS 1 may deliver twice), and say when messages are missing.
-`blocking` makes an ordinary iterator of any of them.
+`blocking` makes an ordinary iterator of any of them. `draws` asks the daemon for the draws behind a posterior or event.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from gwstream.client.fetch import Daemon, Draws, draws
 from gwstream.client.messages import Event, Interval, Message, NetworkEvent, NotOurs, Posterior, Status, parse
 from gwstream.client.track import Gap, Track
 from gwstream.errors import SubscribeError
 
 __all__ = [
     "Broker",
+    "Daemon",
+    "Draws",
     "Event",
     "Filters",
     "Gap",
@@ -42,6 +45,7 @@ __all__ = [
     "Posterior",
     "Status",
     "blocking",
+    "draws",
     "events",
     "everything",
     "network_events",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from gwstream.conditioning import Conditioner
@@ -20,7 +21,8 @@ def posteriors(config: Config, strains: Mapping[str, Iterable[Strain | Gap]], me
     """The posterior behind each message, with its draws, in order.
 
     ``strains``: by detector, what the daemon was given from its first sample on, or from 66 s before the window on, for
-    its spectrum holds nothing older. Raises `SamplesError` where a posterior does not come out, byte for
+    its spectrum holds nothing older. Where it comes without state vector, as recordings do, the bits are those the
+    message tells: no draw depends on them. Raises `SamplesError` where a posterior does not come out, byte for
     byte, as it was sent.
     """
     model = load_model(config.inference.model)
@@ -43,7 +45,7 @@ def _window(conditioner: Conditioner, strain: Iterable[Strain | Gap], part: Mess
     for record in strain:
         for window in conditioner.push(record):
             if window.gps_ns == part["window"]["gps_ns"]:
-                return window
+                return window if window.dq is not None else replace(window, dq=part["data"]["dq"])
     raise SamplesError(
         f"{part['detector']}: the strain has no window at GPS {part['window']['gps']:.4f}, of which {part['id']} "
         "tells; it must begin 12 s or more before that"
