@@ -7,17 +7,9 @@ windows are ever held.
 from __future__ import annotations
 
 from gwstream.config import BatchingConfig
-from gwstream.records import Batch, Window
+from gwstream.records import BUCKETS, Batch, Window, bucket
 
-BUCKETS = (1, 4, 16, 64)
-"""Sizes a batch is padded to, so that an engine sees few shapes."""
-
-
-def bucket(n: int) -> int:
-    """The least of `BUCKETS` that holds ``n`` windows. Raises ValueError outside 1 to 64."""
-    if not 1 <= n <= BUCKETS[-1]:
-        raise ValueError(f"a batch holds 1 to {BUCKETS[-1]} windows, not {n}")
-    return next(size for size in BUCKETS if size >= n)
+__all__ = ["BUCKETS", "Batcher", "bucket"]
 
 
 class Batcher:

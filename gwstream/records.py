@@ -122,6 +122,17 @@ class Window:
         return gps_ns(self.start, self.rate)
 
 
+BUCKETS = (1, 4, 16, 64)
+"""Sizes a batch is padded to, so that an engine sees few shapes."""
+
+
+def bucket(n: int) -> int:
+    """The least of `BUCKETS` that holds ``n`` windows. Raises ValueError outside 1 to 64."""
+    if not 1 <= n <= BUCKETS[-1]:
+        raise ValueError(f"a batch holds 1 to {BUCKETS[-1]} windows, not {n}")
+    return next(size for size in BUCKETS if size >= n)
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Windows for one model, oldest first; ``bucket`` is the size they are padded to."""
@@ -188,6 +199,28 @@ class Posterior:
     latent_distance: float | None
     latent_p: float | None
     waveform: Waveform
+    engine: str
+    bucket: int
+    model: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def window(self) -> Window:
+        return self.trigger.window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unweighted:
+    """Draws for one window as the network proposes them, which no likelihood has weighted.
+
+    ``id``: another than that of the window's weighted posterior. ``samples``: (S, 5) in the order of `PARAMETERS`.
+    ``bucket``: the number of windows the network saw at a time. The others as in `Posterior`.
+    """
+
+    id: str
+    trigger: Trigger
+    samples: Floats
+    latent_distance: float | None
+    latent_p: float | None
     engine: str
     bucket: int
     model: Mapping[str, str] = field(default_factory=dict)

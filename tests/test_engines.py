@@ -160,7 +160,7 @@ def test_openvino_runs_in_as_many_threads_as_are_set() -> None:
     net = untrained("cvae")
     for threads in (1, 2):
         engine = OpenVinoEngine(net, inputs(net), InferenceConfig(threads=threads))
-        compiled = engine._request.get_compiled_model()
+        compiled = engine._programs.program(1).request.get_compiled_model()
         assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
         assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -26,13 +26,14 @@ from gwstream.inference.gate import Best, best
 from gwstream.inference.importance import Proposal, effective, sample
 from gwstream.inference.likelihood import Templates
 from gwstream.inference.modes import Several, distinct, others
-from gwstream.inference.networks.base import Coordinates
-from gwstream.inference.noise import Noise, noise_model
+from gwstream.inference.noise import noise_model
+from gwstream.inference.proposed import Proposed
 from gwstream.inference.residual import p_values
 from gwstream.inference.ridge import grid
+from gwstream.inference.unweighted import draws, generator, groups
 from gwstream.model import ConditioningSpec
 from gwstream.prior import Prior
-from gwstream.records import Batch, Floats, Posterior, Trigger, Waveform, Whitener, Window
+from gwstream.records import Batch, Floats, Posterior, Trigger, Unweighted, Waveform, Whitener, Window, bucket
 
 __all__ = ["Inference", "Model", "load_model"]
 
@@ -40,37 +41,6 @@ SCALE = 1e-22  # strain of the order of a detector's noise per sample
 KEPT_WHITENERS = 12
 BEST_OF = 64  # densest draws, among which the likeliest is looked for
 BAND_DRAWS = 300  # from which the waveform's band is read
-
-
-@dataclass(frozen=True, slots=True)
-class Proposed:
-    """The network's word on one window: a density in its coordinates, and what weighs it."""
-
-    window: Window
-    trigger: Trigger
-    templates: Templates
-    prior: Prior
-    noise: Noise
-    anchor: Coordinates
-    proposal: Proposal
-    code: Floats
-    rng: np.random.Generator
-
-    def parameters(self, e: Floats) -> Floats:
-        """Parameters (S, 5) of coordinates (S, 5)."""
-        return self.anchor.decode(e)[0]
-
-    def log_target(self, e: Floats) -> Floats:
-        """ln of likelihood ratio times prior density in the coordinates e: (S, 5) to (S,)."""
-        out = np.full(len(e), -np.inf)
-        x, log_jacobian = self.anchor.decode(e)
-        log_prior = self.prior.log_density(x)  # -inf where rounding put a draw beyond an edge
-        inside = np.isfinite(log_prior)
-        if inside.any():
-            waveforms = self.templates.waveforms(x[inside])
-            log_ratio = self.noise.log_ratio(self.window.samples, waveforms)
-            out[inside] = log_ratio + (log_prior - log_jacobian)[inside]
-        return out
 
 
 class Inference:
@@ -101,8 +71,11 @@ class Inference:
         """Digest of model and settings, the end of every posterior's id."""
         return self._tag
 
-    def warm(self) -> None:
-        """Judge one made-up window, so that the first real one does not pay for what is done once."""
+    def warm(self, buckets: Sequence[int] = (1,)) -> None:
+        """Judge made-up windows, so that the first real one does not pay for what is done once.
+
+        ``buckets``: numbers of windows that `unweighted` will be given; those beside 1 take a second each.
+        """
         spec = self.model.spec.conditioning
         window = Window(
             detector="W1",
@@ -112,7 +85,11 @@ class Inference:
             whitener=flat(spec, "warm-up"),
             context=np.zeros(self.model.net.features - size(self.model.bank, 0), np.float32),
         )
-        self.infer(self.gate(Batch((window,), 1))[0])
+        (trigger,) = self.gate(Batch((window,), 1))
+        self.infer(trigger)
+        for count in buckets:
+            if count > 1:
+                self.unweighted([trigger] * count)
         self._live.clear()
 
     def identity(self, window: Window) -> str:
@@ -122,10 +99,7 @@ class Inference:
     def gate(self, batch: Batch) -> tuple[Trigger, ...]:
         """The best matched filter of every window, in the batch's order."""
         triggers: dict[int, Trigger] = {}
-        groups: dict[str, list[int]] = {}
-        for index, window in enumerate(batch.windows):
-            groups.setdefault(window.whitener.id, []).append(index)
-        for rows in groups.values():
+        for rows in groups(batch.windows):
             windows = [batch.windows[row] for row in rows]
             filters = self._filters(windows[0].whitener).gate
             samples = torch.from_numpy(np.stack([window.samples for window in windows])).float()
@@ -155,8 +129,7 @@ class Inference:
     def propose(self, window: Window) -> Proposed:
         """The network's proposal for a window, before the likelihood has its say."""
         live = self._filters(window.whitener)
-        name = self.identity(window)
-        rng = np.random.Generator(np.random.Philox(key=int(hashlib.sha256(name.encode()).hexdigest()[:32], 16)))
+        rng = generator(self.identity(window))
         samples = torch.from_numpy(window.samples).float()[None]
         rho = live.gate(samples)
         seen = self._see(window, samples, live, rho)
@@ -214,6 +187,33 @@ class Inference:
             bucket=bucket,
             model=self.model.identity,
         )
+
+    def unweighted(self, triggers: Sequence[Trigger]) -> tuple[Unweighted, ...]:
+        """What the network alone says of windows, whether or not they passed the gate: ``latents`` draws for each.
+
+        Equal bytes for a window in equal buckets, whatever else is in them.
+        """
+        found: dict[int, Unweighted] = {}
+        windows = [trigger.window for trigger in triggers]
+        for rows in groups(windows):
+            chosen = [windows[row] for row in rows]
+            names = [f"{self.identity(window)}-u" for window in chosen]
+            live, prior = self._filters(chosen[0].whitener), self.model.spec.prior
+            rngs = [generator(name) for name in names]
+            drawn = draws(self.model.net, self._engine, live, prior, chosen, rngs, self._config.latents)
+            for row, name, (samples, code) in zip(rows, names, drawn, strict=True):
+                distance, latent_p = self._familiar(code)
+                found[row] = Unweighted(
+                    id=name,
+                    trigger=triggers[row],
+                    samples=samples,
+                    latent_distance=distance,
+                    latent_p=latent_p,
+                    engine=self.engine,
+                    bucket=bucket(len(rows)),
+                    model=self.model.identity,
+                )
+        return tuple(found[row] for row in range(len(triggers)))
 
     def _shapes(self) -> tuple[Tensor, ...]:
         """Inputs of the network for one window, shaped as they will always be."""

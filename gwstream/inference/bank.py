@@ -7,11 +7,14 @@ B-spline over (chirp mass^(-5/3), ratio), the first being nearly proportional to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
 from gwstream.records import Floats
 from gwstream.waveforms import chirp_mass
@@ -43,6 +46,12 @@ class Bank:
     grid: NDArray[np.complex64]
     limits: Floats
     gate: Floats
+    table: Tensor = field(init=False, repr=False)
+    """The grid's nodes as rows, (nodes, 2 K) float32: real parts, then imaginary parts."""
+
+    def __post_init__(self) -> None:
+        table = np.concatenate([self.grid.real, self.grid.imag], axis=-1, dtype=np.float32)
+        object.__setattr__(self, "table", torch.from_numpy(table.reshape(-1, table.shape[-1])))
 
     @property
     def size(self) -> int:
@@ -57,13 +66,22 @@ class Bank:
 
     def coefficients(self, mass_1: Floats, mass_2: Floats) -> Complexes:
         """(S, K) for masses (S,) in Msun; outside the grid, those of its edge."""
+        real, imaginary = self.parts(mass_1, mass_2).double().numpy().reshape(-1, 2, self.size).swapaxes(0, 1)
+        return np.asarray(real + 1j * imaginary)
+
+    def parts(self, mass_1: Floats, mass_2: Floats) -> Tensor:
+        """The same as (S, 2 K) float32: real parts, then imaginary parts."""
         chirp, ratio = chirp_mass(mass_1, mass_2), mass_2 / mass_1
         rows, row_weights = self._place(grid_position(chirp), 0)
         columns, column_weights = self._place(ratio, 1)
         index = rows[:, :, None] * self.grid.shape[1] + columns[:, None, :]
         weights = (row_weights[:, :, None] * column_weights[:, None, :]).astype(np.float32)
-        picked = self.grid.reshape(-1, self.size)[index.reshape(len(index), 16)]
-        return np.asarray(np.einsum("sn,snk->sk", weights.reshape(len(index), 16), picked), np.complex128)
+        return functional.embedding_bag(  # sums weighted rows as it reads them: no table of what was picked
+            torch.from_numpy(index.reshape(-1, 16)),
+            self.table,
+            per_sample_weights=torch.from_numpy(weights.reshape(-1, 16)),
+            mode="sum",
+        )
 
     def _place(self, value: Floats, axis: int) -> tuple[NDArray[np.intp], Floats]:
         """Indices (S, 4) into the padded axis and cubic B-spline weights (S, 4)."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gwstream.config import InferenceConfig
 from gwstream.errors import EngineError
-from gwstream.inference.engines import named
+from gwstream.inference.engines import Buckets, named
 from gwstream.inference.networks import Network
 
 if TYPE_CHECKING:
@@ -32,14 +32,8 @@ class OpenVinoEngine:
 
     def __init__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> None:
         self.name = named(self.kind, config.precision)
-        foreign: tuple[type[Exception], ...] = (RuntimeError, ValueError, *_failures())
-        try:
-            self._decoder, graph = _graph(net, example)  # held as long as the graph lives: it owns the weights
-            self._request = _compiled(graph, config)
-        except foreign as problem:
-            raise EngineError(f"OpenVINO cannot run this network: {_said(problem)}") from problem
-        taken = {name for one in graph.inputs for name in one.get_names()}
-        self._names = {number: name for number, name in enumerate(_names(len(example))) if name in taken}
+        self._net, self._config = net, config
+        self._programs = Buckets(self._program, example)
 
     @classmethod
     def missing(cls) -> str:
@@ -48,9 +42,29 @@ class OpenVinoEngine:
 
     def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """See `Engine`."""
+        return self._programs.run(*inputs)
+
+    def _program(self, example: tuple[Tensor, ...]) -> _Program:
+        foreign: tuple[type[Exception], ...] = (RuntimeError, ValueError, *_failures())
+        try:
+            return _Program(self._net, example, self._config)
+        except foreign as problem:
+            raise EngineError(f"OpenVINO cannot run this network: {_said(problem)}") from problem
+
+
+class _Program:
+    """The network compiled for inputs of one shape."""
+
+    def __init__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> None:
+        self._decoder, graph = _graph(net, example)  # held as long as the graph lives: it owns the weights
+        self.request = _compiled(graph, config)
+        taken = {name for one in graph.inputs for name in one.get_names()}
+        self._names = {number: name for number, name in enumerate(_names(len(example))) if name in taken}
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         given = {name: inputs[number].numpy() for number, name in self._names.items()}
         try:
-            found = self._request.infer(given, share_inputs=True)  # results are copied
+            found = self.request.infer(given, share_inputs=True)  # results are copied
         except RuntimeError as problem:
             raise EngineError(f"OpenVINO failed: {_said(problem)}") from problem
         return tuple(torch.from_numpy(found[k]) for k in range(len(found)))

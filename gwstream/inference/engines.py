@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from gwstream.config import InferenceConfig
 from gwstream.errors import ConfigError
 from gwstream.inference.networks import Network
+from gwstream.records import BUCKETS, bucket
 
 PREFIX = "engine_"
 
@@ -36,7 +38,9 @@ class Runner(Protocol):
 
 
 class Engine(Runner, Protocol):
-    """Runs one network on inputs of one shape, always the same way: equal inputs give equal bytes.
+    """Runs one network on any number of windows, always the same way: equal inputs give equal bytes.
+
+    An engine whose programs have fixed shapes keeps them in `Buckets`.
 
     ``kind``: the file's name without `PREFIX`; ``rank``: of several that are installed, "auto" takes the highest;
     ``precisions``: the values of ``inference.precision`` it knows.
@@ -47,12 +51,55 @@ class Engine(Runner, Protocol):
     precisions: ClassVar[tuple[str, ...]]
 
     def __init__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> None:
-        """Make ``net`` ready for inputs shaped like ``example``. Raises `EngineError` where it cannot be done."""
+        """Make ``net`` ready for inputs like ``example``, ONE window's. Raises `EngineError` where that fails."""
 
     @classmethod
     def missing(cls) -> str:
         """What has to be installed before it can run here, as a sentence's end; empty: nothing."""
         ...
+
+
+Program = Callable[..., tuple[Tensor, ...]]
+"""Takes the inputs of a fixed number of windows, and gives outputs in memory of its own."""
+
+
+class Buckets:
+    """The programs of an engine that wants fixed shapes: one a bucket of windows, made when it is first asked for.
+
+    Windows are padded, with copies of the last, to the smallest bucket that holds them; more than the largest holds go
+    through it in turn.
+    """
+
+    def __init__(self, make: Callable[[tuple[Tensor, ...]], Program], example: tuple[Tensor, ...]) -> None:
+        """``make``: a program for inputs shaped like its argument; ``example``: those of ONE window. Makes the first.
+
+        What ``make`` raises passes through, here and in `run`.
+        """
+        self._make, self._example = make, example
+        self._programs: dict[int, Program] = {}
+        self.program(1)
+
+    def program(self, size: int) -> Program:
+        """That for ``size`` windows, one of `BUCKETS`."""
+        if size not in self._programs:
+            self._programs[size] = self._make(tuple(_padded(part, size) for part in self._example))
+        return self._programs[size]
+
+    def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What the programs make of any number of windows, (B, …) each."""
+        count, most = len(inputs[0]), BUCKETS[-1]
+        if count > most:
+            parts = [self.run(*(part[low : low + most] for part in inputs)) for low in range(0, count, most)]
+            return tuple(torch.cat(made) for made in zip(*parts, strict=True))
+        size = bucket(count)
+        made = self.program(size)(*(_padded(part, size) for part in inputs))
+        return made if size == count else tuple(part[:count] for part in made)
+
+
+def _padded(part: Tensor, size: int) -> Tensor:
+    """(B, …) to (size, …), by copies of the last."""
+    missing = size - len(part)
+    return part if not missing else torch.cat([part, part[-1:].expand(missing, *part.shape[1:])])
 
 
 @dataclass(frozen=True, slots=True)

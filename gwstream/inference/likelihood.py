@@ -11,7 +11,9 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gwstream.conditioning.response import decimate, response
 from gwstream.inference.bank import DELTA_F, Bank, Complexes
@@ -67,21 +69,33 @@ class Templates:
 
     def waveforms(self, x: Floats) -> Singles:
         """Whitened waveforms (S, window) float32 of parameters (S, 5) in the order of `gwstream.records.PARAMETERS`."""
-        amplitudes = self.bank.coefficients(x[:, 0], x[:, 1]) * (np.exp(2j * x[:, 4]) / x[:, 2])[:, None]
-        real = np.concatenate([amplitudes.real, amplitudes.imag], axis=1, dtype=np.float32)
         position = x[:, 3] * (SHIFTS * self.rate)
         cell = np.floor(position).astype(np.intp)
-        weights = _lagrange(position - cell).astype(np.float32)
-        out = np.empty((len(x), self.length), np.float32)
         order = np.argsort(cell, kind="stable")
+        mixed = self._mixed(x[order], (position - cell)[order])
         edges = np.flatnonzero(np.diff(cell[order], prepend=-1, append=np.iinfo(np.intp).max))
-        for low, high in pairwise(edges):
-            rows = order[low:high]
-            first = int(cell[rows[0]]) - 1
-            stack = np.concatenate([self.pieces(first + k) for k in range(STENCIL)])
-            mixed = (weights[rows, :, None] * real[rows, None, :]).reshape(len(rows), -1)
-            out[rows] = mixed @ stack
-        return out
+        out = torch.empty(len(x), self.length)
+        for low, high in pairwise(edges.tolist()):
+            first, part = int(cell[order[low]]) - 1, out[low:high]
+            torch.mm(mixed[0, low:high], self._node(first), out=part)
+            for k in range(1, STENCIL):
+                part.addmm_(mixed[k, low:high], self._node(first + k))
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return np.asarray(out[torch.from_numpy(back)].numpy())
+
+    def _mixed(self, x: Floats, part: Floats) -> Tensor:
+        """Amplitudes of the real components at each node of the stencil, (STENCIL, S, 2 K), ``part`` of the way on."""
+        turned = np.exp(2j * x[:, 4]) / x[:, 2]
+        cosine, sine = (torch.from_numpy(one.astype(np.float32))[:, None] for one in (turned.real, turned.imag))
+        parts = self.bank.parts(x[:, 0], x[:, 1])
+        real, imaginary = parts[:, : self.bank.size], parts[:, self.bank.size :]
+        amplitudes = torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], 1)
+        return torch.from_numpy(_lagrange(part).T.astype(np.float32))[:, :, None] * amplitudes
+
+    def _node(self, node: int) -> Tensor:
+        """`pieces` as a tensor."""
+        return torch.from_numpy(self.pieces(node))
 
 
 def _lagrange(u: Floats) -> Floats:

@@ -62,6 +62,11 @@ class Anchor:
         )
         return replace(self, table=table, ratio=ratio, spread=spread, snr=snr)
 
+    def alone(self, k: int) -> Anchor:
+        """The ``k``-th window's."""
+        table, ratio, spread, snr = (part[k : k + 1] for part in (self.table, self.ratio, self.spread, self.snr))
+        return replace(self, table=table, ratio=ratio, spread=spread, snr=snr)
+
     def at(self, ratio: Floats) -> Floats:
         """The table at ratios (S,), (S, fields), by Catmull-Rom splines; row by row, or one window for all."""
         nodes = len(self.ratios)

@@ -341,5 +341,6 @@ def _phases(a: Tensor, b: Tensor, offsets: Tensor, moments: tuple[Tensor, ...]) 
     size = sums.square().sum(0).clamp(min=1e-12)
     twist = (by_m[1] * sums[0] - by_m[0] * sums[1]) / size / var_m
     turn = (by_t[1] * sums[0] - by_t[0] * sums[1]) / size / var_t
-    phase = torch.atan2(sums[1], sums[0]) + TURN * mean_t
+    # numpy's is the same for a number wherever it stands in an array; torch's is not
+    phase = torch.from_numpy(np.arctan2(sums[1].numpy(), sums[0].numpy())) + TURN * mean_t
     return phase, turn + TURN, twist + TURN * slant

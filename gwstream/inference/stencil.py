@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gwstream.inference.likelihood import Templates
+from gwstream.inference.likelihood import Templates, log_ratio
 from gwstream.inference.parameters import Anchor
 from gwstream.records import Floats
 
@@ -57,7 +57,7 @@ def _log_density(templates: Templates, anchor: Anchor, windows: Tensor) -> Float
     """ln of likelihood ratio and prior in the coordinates, (B, P), but for the prior's constant."""
     count = len(windows)
     x, log_jacobian = anchor.repeated(len(POINTS)).decode(np.tile(POINTS, (count, 1)))
-    waveforms = templates.waveforms(x).reshape(count, len(POINTS), -1)
-    power = np.einsum("bpn,bpn->bp", waveforms, waveforms)
-    product = np.matmul(waveforms, windows.numpy()[..., None])[..., 0]
-    return np.asarray(product - 0.5 * power - log_jacobian.reshape(count, -1))
+    # a window at a time: which waveforms are made together is not to depend on its neighbours
+    each = x.reshape(count, len(POINTS), AXES)
+    log_l = [log_ratio(window, templates.waveforms(one)) for window, one in zip(windows.numpy(), each, strict=True)]
+    return np.asarray(np.stack(log_l) - log_jacobian.reshape(count, -1))

@@ -1,0 +1,60 @@
+"""The network's word alone, on many windows at a time: draws that no likelihood has weighted.
+
+Each window is seen once, at its best time: what may lie at others (`modes`) is left to the weighted posterior.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.random import Generator
+
+from gwstream.inference.engines import Runner
+from gwstream.inference.features import Live, see
+from gwstream.inference.networks import Network
+from gwstream.prior import Prior
+from gwstream.records import BUCKETS, Floats, Window, bucket
+
+Drawn = tuple[Floats, Floats]
+"""Parameters (S, 5) in the order of `gwstream.records.PARAMETERS`, and the window's code (F,)."""
+
+
+def generator(name: str) -> Generator:
+    """The random numbers of a posterior with this id."""
+    return Generator(np.random.Philox(key=int(hashlib.sha256(name.encode()).hexdigest()[:32], 16)))
+
+
+def groups(windows: Sequence[Window]) -> list[list[int]]:
+    """Places of the windows by whitener, in order, at most as many together as the largest bucket holds."""
+    found: dict[str, list[int]] = {}
+    for place, window in enumerate(windows):
+        found.setdefault(window.whitener.id, []).append(place)
+    most = BUCKETS[-1]
+    return [places[low : low + most] for places in found.values() for low in range(0, len(places), most)]
+
+
+def draws(
+    net: Network, engine: Runner, live: Live, prior: Prior, windows: Sequence[Window], rngs: Sequence[Generator], n: int
+) -> list[Drawn]:
+    """Of windows behind one whitener, at most as many as a bucket holds, ``n`` draws each.
+
+    Padded to the bucket from the first step on, for a product's rounding depends on its shape.
+    """
+    size = bucket(len(windows))
+    rows = [*windows, *[windows[-1]] * (size - len(windows))]
+    samples = torch.from_numpy(np.stack([window.samples for window in rows])).float()
+    context = torch.from_numpy(np.stack([window.context for window in rows]))
+    with torch.inference_mode():
+        seen = see(live, samples, live.gate(samples), context, prior)
+    noise = [net.noise(rng, n) for rng in rngs]
+    noise += noise[-1:] * (size - len(windows))
+    made = engine.run(seen.y, samples, *map(torch.cat, zip(*noise, strict=True)))
+    found = []
+    for k, rng in enumerate(rngs):
+        density = net.density(*(part[k : k + 1] for part in made))
+        anchor = net.fixed or seen.anchor.alone(k)
+        found.append((anchor.decode(density.draw(rng, n))[0], seen.y[k].double().numpy()))
+    return found
