@@ -10,7 +10,7 @@ DEMO ?=
 SOAK ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-peers lint format docs bench bench-hour bench-network bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
+.PHONY: help demo test test-slow test-peers test-install lint format docs bench bench-hour bench-network bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
   bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants bench-restart bench-engines soak soak-report sbom audit train validate compare clean system-packages
 
 help: ## list the targets
@@ -36,10 +36,13 @@ demo: $(VENV)/.demo ## GW150914 through the daemon, about a minute (options: mak
 	@$(BIN)/gwstream demo $(DEMO)
 
 test: $(VENV)/.test system-packages lint ## all checks and tests
-	$(BIN)/pytest -m "not slow and not peers"
+	$(BIN)/pytest -m "not slow and not peers and not install"
 
 test-peers: $(VENV)/.test $(PEERS)/.done ## the tests that read our files with bilby and PESummary
 	$(BIN)/pytest -m peers
+
+test-install: $(VENV)/.test ## install as the README says on a fresh Debian 12 under systemd (10 minutes; root, debootstrap)
+	$(BIN)/pytest -m install -s
 
 test-slow: $(VENV)/.test ## the tests that take minutes
 	$(BIN)/pytest -m slow
@@ -58,7 +61,7 @@ format: $(VENV)/.test ## put the code into its form
 # mosquitto lies in /usr/sbin, which is not on everybody's path
 system-packages:
 	@missing=""; for pair in mosquitto:mosquitto mosquitto_sub:mosquitto-clients chromium:chromium prometheus:prometheus \
-	  zsh:zsh fish:fish; do \
+	  docker-compose:docker-compose zsh:zsh fish:fish; do \
 	  PATH="$$PATH:/usr/sbin" command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; done; \
 	if [ -n "$$missing" ]; then \
 	  echo "Tests that need these system packages are skipped. To have them: sudo apt-get install$$missing"; fi

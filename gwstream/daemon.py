@@ -11,6 +11,7 @@ from functools import partial
 from prometheus_client import CollectorRegistry
 
 from gwstream import __version__, clock, logs, pipeline, service
+from gwstream.alone import alone, meeting_place
 from gwstream.calibration import Calibration
 from gwstream.conditioning import Conditioner, State
 from gwstream.config import Config, PublishConfig
@@ -78,6 +79,7 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
             if print_messages:
                 publisher = Printer(closed=life.stop.set)
             else:
+                stack.enter_context(alone(config.publish, meeting_place()))
                 directory = state_directory(config)
                 outbox = Outbox(config.publish, directory, tally=metrics.tally, live=source.live)
                 if directory is not None:

@@ -124,7 +124,8 @@ def _outbox(config: Config) -> str:
         return "in memory: a restart loses what the broker has not taken, and warms up anew"
     publish = config.publish
     bounds = f"{publish.archive_days:g} days or {publish.archive_mb:g} MB, and {publish.samples_mb:g} MB of draws"
-    return f"{directory}, archive of {bounds}"
+    ours = " (under systemd: in its StateDirectory)" if config.service.state == "auto" and not _of_systemd() else ""
+    return f"{directory}{ours}, archive of {bounds}"
 
 
 def _web(config: MetricsConfig) -> str:
@@ -154,10 +155,15 @@ def state_directory(config: Config) -> Path | None:
     if not chosen or (chosen == "auto" and config.source.kind != "frames"):
         return None
     if chosen == "auto":
-        given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+        given = _of_systemd()
         home = os.environ.get("XDG_STATE_HOME", "")
         chosen = given or str((Path(home) if home else Path.home() / ".local" / "state") / "gwstream")
     return Path(chosen) / config.publish.identity
+
+
+def _of_systemd() -> str:
+    """The unit's ``StateDirectory=``; empty: there is none."""
+    return os.environ.get("STATE_DIRECTORY", "").split(":")[0]
 
 
 def strain(config: Config, name: str) -> str:

@@ -85,19 +85,26 @@ class Manager:
 @contextmanager
 def manager(folder: Path) -> Iterator[Manager]:
     """Skips the test where it cannot be had."""
+    root = Path(__file__).resolve().parents[1]
+    with booted(folder, _BOOT, str(folder), sys.base_prefix, sys.prefix, str(root)) as at:
+        yield at
+
+
+@contextmanager
+def booted(folder: Path, script: str, *arguments: str) -> Iterator[Manager]:
+    """What ``script`` (bash, with ``arguments``) starts in new namespaces in the end: systemd. Its log is in
+    ``folder``. Skips the test where it cannot be had."""
     if os.geteuid() or not SYSTEMD.exists() or Path("/run/systemd/system").exists() or not shutil.which("unshare"):
         pytest.skip("needs root, systemd as a package, and no systemd that runs already")
-    root = Path(__file__).resolve().parents[1]
     names = ("--mount", "--pid", "--fork", "--kill-child", "--cgroup", "--uts")
-    places = (str(folder), sys.base_prefix, sys.prefix, str(root))
     with _control_group() as joined, (folder / "log").open("wb") as log:
         outer = subprocess.Popen(
             [
                 "sh",
                 "-c",
                 f'echo $$ > "{joined}" && exec unshare {" ".join(names)} bash -c "$0" boot "$@"',
-                _BOOT,
-                *places,
+                script,
+                *arguments,
             ],
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from gwstream import settings
 from gwstream.config import Config, Detector, Section, default_model, load
 from gwstream.errors import ConfigError
 from gwstream.settings import state_directory
@@ -182,6 +183,8 @@ def test_state_has_a_place_unless_it_is_not_wanted(tmp_path: Path, monkeypatch: 
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/home/ann")
     assert place("") == Path("/home/ann/.local/state/gwstream/gwstream-gwstream")
+    said = settings._outbox(load(write(tmp_path, MINIMAL)))  # by whoever checks the settings of a service by hand
+    assert said.startswith("/home/ann/.local/state/gwstream/gwstream-gwstream (under systemd: in its StateDirectory)")
 
 
 def test_the_broker_keeps_messages_as_long_as_we_do(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from gwstream.pipeline import progress
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 UNIT = DEPLOY / "gwstream.service"
+TEMPLATE = DEPLOY / "gwstream@.service"
 BAR = 2.0
 needs_systemd = pytest.mark.skipif(
     not shutil.which("systemd-analyze"), reason="systemd-analyze: apt-get install systemd"
@@ -33,9 +34,10 @@ def analyze(*arguments: str) -> tuple[int, str]:
 
 
 @needs_systemd
-def test_the_units_exposure_is_below_the_bar() -> None:
-    status, said = analyze("security", "--offline=true", "--no-pager", f"--threshold={BAR * 10:g}", str(UNIT))
-    exposure = re.search(r"Overall exposure level for gwstream.service: ([0-9.]+)", said)
+@pytest.mark.parametrize("unit", [UNIT, TEMPLATE], ids=lambda path: path.name)
+def test_the_units_exposure_is_below_the_bar(unit: Path) -> None:
+    status, said = analyze("security", "--offline=true", "--no-pager", f"--threshold={BAR * 10:g}", str(unit))
+    exposure = re.search(r"Overall exposure level for gwstream(?:@i)?.service: ([0-9.]+)", said)
     assert exposure is not None, said
     assert float(exposure[1]) <= BAR
     assert status == 0, said
@@ -45,15 +47,30 @@ def test_the_units_exposure_is_below_the_bar() -> None:
 @pytest.mark.parametrize(
     "more", ["", *(path.name for path in sorted(DEPLOY.glob("*.conf")) if "[Service]" in path.read_text())]
 )
-def test_unit_and_drop_ins_have_no_mistakes(tmp_path: Path, more: str) -> None:
-    text = UNIT.read_text().replace("/opt/gwstream/bin/gwstream", "/bin/true")
-    text = text.replace("file:///opt/gwstream/README.md", "https://example.org")
+@pytest.mark.parametrize("unit", [UNIT, TEMPLATE], ids=lambda path: path.name)
+def test_unit_and_drop_ins_have_no_mistakes(tmp_path: Path, unit: Path, more: str) -> None:
+    text = unit.read_text().replace("/opt/gwstream/bin/gwstream", "/bin/true")
+    text = text.replace("file:///opt/gwstream/share/gwstream/README.md", "https://example.org")
     if more:
         text += (DEPLOY / more).read_text()
-    (tmp_path / "gwstream.service").write_text(text)
-    status, said = analyze("verify", "--man=no", str(tmp_path / "gwstream.service"))
+    (tmp_path / unit.name).write_text(text)
+    status, said = analyze("verify", "--man=no", str(tmp_path / unit.name.replace("@", "@h1")))
     said = "\n".join(line for line in said.splitlines() if "gwstream" in line)  # it may say a word on the host's own
     assert (status, said) == (0, "")
+
+
+def test_the_template_is_the_unit_but_for_what_instances_have_of_their_own() -> None:
+    """A line that is changed in one of them is changed in the other."""
+    one, many = (path.read_text().partition("[Unit]")[2] for path in (UNIT, TEMPLATE))
+    own = {
+        "over MQTT\n": "over MQTT (%i)\n",
+        "/etc/gwstream/gwstream.toml\n": "/etc/gwstream/%i.toml\n",
+        "StateDirectory=gwstream\n": "StateDirectory=gwstream-%i\n",
+    }
+    for alone, instance in own.items():
+        assert one.count(alone) == 1
+        one = one.replace(alone, instance)
+    assert many == one
 
 
 @contextmanager
@@ -147,6 +164,36 @@ def test_the_service_works_so_confined(tmp_path: Path) -> None:
         assert "Traceback" not in log(at)
         assert TOKEN not in log(at)
     assert hashes(got) == _unconfined(tmp_path)
+
+
+@pytest.mark.slow
+def test_instances_live_side_by_side_and_a_clash_is_named(tmp_path: Path) -> None:
+    """gwstream@h1 and @l1 share nothing but the user; @port and @name have something of h1's, and end for it."""
+    with manager(tmp_path) as at, directories() as frames, embedded() as broker, subscriber(broker) as got:
+        install(at, broker, frames)
+        plain = (at.etc / "gwstream" / "gwstream.toml").read_text()
+        of_units = at.etc / "systemd" / "system"
+        shutil.copy(TEMPLATE, of_units)
+        shutil.copytree(of_units / "gwstream.service.d", of_units / "gwstream@.service.d")
+        for name, identity, port in (("h1", "h1", 9481), ("l1", "l1", 9482), ("port", "p", 9481), ("name", "h1", 9483)):
+            text = plain.replace('# instance = "gwstream"', f'instance = "{identity}"')
+            text = text.replace("# port = 9480", f"port = {port}")
+            (at.etc / "gwstream" / f"{name}.toml").write_text(text)
+        for name in ("h1", "l1"):
+            at.run("systemctl", "start", f"gwstream@{name}", check=False)
+            assert at.shown(f"gwstream@{name}", "ActiveState") == "active", log(at)
+            assert at.run("ls", f"/var/lib/gwstream-{name}").split() == [f"gwstream-{name}"]
+        for name, said in (("port", "metrics.port = 9481"), ("name", "publish.instance = 'h1': process")):
+            at.run("systemctl", "start", f"gwstream@{name}", check=False)
+            assert at.shown(f"gwstream@{name}", "ExecMainStatus") == "78", log(at)
+            assert at.shown(f"gwstream@{name}", "NRestarts") == "0"
+            assert said in log(at).splitlines()[-1]
+        for name in ("h1", "l1"):  # nothing came of it for those who were there first
+            assert at.shown(f"gwstream@{name}", "ActiveState") == "active"
+        said = [one.body["state"] for one in got if one.topic.startswith("gwstream/h1/status")]
+        assert set(said) == {"online"}
+        at.run("systemctl", "stop", "gwstream@h1", "gwstream@l1")
+        assert at.shown("gwstream@h1", "Result") == at.shown("gwstream@l1", "Result") == "success", log(at)
 
 
 def _metrics(asked: urllib.request.Request) -> str:

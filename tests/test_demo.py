@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import subprocess
@@ -11,19 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import fakes
+import gwframe
 import numpy as np
 import pytest
 from rich.console import Console
 
-from gwstream import demo
+from gwstream import clock
 from gwstream.config import SummaryConfig
-from gwstream.demo import child, watch
-from gwstream.errors import GwstreamError
+from gwstream.demo import child, play, watch
+from gwstream.errors import GwstreamError, SourceError
 from gwstream.prior import Prior
 from gwstream.publish import message
-from gwstream.records import Posterior
+from gwstream.records import NANO, Posterior
 from gwstream.samples import Drawn, pictures
-from gwstream.source import recording
+from gwstream.source import recording, writer
+from gwstream.source.channels import strain_channel
 from gwstream.summary import Summarizer
 
 GW150914 = {"H1": 1126259462.427, "L1": 1126259462.4205}
@@ -54,7 +57,7 @@ def printed(*posteriors: Posterior) -> tuple[str, watch.Seen]:
 
 def test_score_is_the_recording() -> None:
     strains = {name: recording.read(name) for name in recording.DETECTORS}
-    ticks = list(demo.score(strains, loop=False))
+    ticks = list(play.score(strains, loop=False))
     assert [tick.gps for tick in ticks] == list(range(1126259447, 1126259479))
     assert {tick.state for tick in ticks} == {3}
     for name, strain in strains.items():
@@ -63,7 +66,7 @@ def test_score_is_the_recording() -> None:
 
 def test_looped_score_goes_on_in_time_and_marks_the_cut() -> None:
     strains = {name: recording.read(name) for name in recording.DETECTORS}
-    ticks = list(islice(demo.score(strains, loop=True), 70))
+    ticks = list(islice(play.score(strains, loop=True), 70))
     assert all(after.gps == before.gps + 1 for before, after in pairwise(ticks))
     assert [index for index, tick in enumerate(ticks) if tick.state == 0] == [32, 65]
     assert np.array_equal(ticks[33].strain["H1"], ticks[0].strain["H1"])
@@ -206,3 +209,36 @@ def test_demo_finds_gw150914(tmp_path: Path) -> None:
         detector = line.split()[3].rstrip(":")
         gps = float(line.split("GPS ")[1].split(",")[0])
         assert abs(gps - GW150914[detector]) < 0.010
+
+
+async def test_frames_are_the_recording_as_of_now_and_go_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, bytes] = {}
+
+    def look() -> None:
+        for path in tmp_path.glob("*/*.gwf"):
+            seen[f"{path.parent.name}/{path.name}"] = path.read_bytes()
+
+    monkeypatch.setattr(play, "READ", 0.01)
+    begin = clock.gps_now_ns() // NANO
+    how = play.How(speed=200.0, check=look)
+    await play.feed(tmp_path, Console(file=io.StringIO()), asyncio.Event(), how)
+    names = sorted(seen)
+    first = int(names[0].split("-")[2])
+    assert begin <= first <= begin + 5
+    assert names == sorted(
+        f"{name}/{writer.frame_name(name, first + n)}" for name in recording.DETECTORS for n in range(31)
+    )  # the last second is written after the last look
+    strain = recording.read("L1")
+    assert np.array_equal(
+        gwframe.read_bytes(seen[f"L1/{writer.frame_name('L1', first + 15)}"], strain_channel("L1")).array,
+        strain.samples[15 * strain.rate : 16 * strain.rate],
+    )
+    assert not list(tmp_path.glob("*/*.gwf"))
+
+
+async def test_frames_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SourceError, match=r"file: frames cannot be written there: .*Not a directory"):
+        await play.feed(tmp_path / "file", Console(file=io.StringIO()), asyncio.Event(), play.How(speed=200.0))

@@ -159,6 +159,25 @@ def test_a_state_that_was_damaged_is_set_aside(tmp_path: Path) -> None:
     assert (lives.state() / progress.SET_ASIDE).exists()
 
 
+def test_an_upgrade_warms_up_anew_and_the_outbox_goes_on_and_so_does_the_way_back(tmp_path: Path) -> None:
+    """The state of an older version, then of a newer one, as after going back: both are set aside."""
+    with embedded() as broker, subscriber(broker) as got:
+        lives = Lives(tmp_path, broker, got)
+        lives.live(slice(0, 18), kill=True)
+        for version, seconds in (("0.0.9", slice(18, 25)), ("99.0", slice(25, None))):
+            path = lives.state() / progress.NAME
+            tree = progress.snapshot.load(path)
+            tree["identity"]["version"] = version
+            progress.snapshot.save(path, tree)
+            log = lives.live(seconds, kill=False)
+            assert "it is not of version" in log
+            assert "without a new warm-up" not in log
+            aside = progress.snapshot.load(lives.state() / progress.SET_ASIDE)
+            assert aside["identity"]["version"] == version
+    for level, numbers in sequences(got).items():  # over three daemons, without a gap or a repeat
+        assert numbers == list(range(len(numbers))), level
+
+
 def fresh() -> Summarizer:
     return Summarizer(SummaryConfig(), Prior())
 

@@ -301,7 +301,9 @@ def test_systemd_has_nothing_to_say_of_the_unit(tmp_path: Path) -> None:
         pytest.skip("systemd-analyze is not installed: apt-get install systemd")
     text = (ROOT / "deploy" / "gwstream.service").read_text()
     unit = tmp_path / "gwstream.service"  # the binary and the documentation are those of an installed system
-    text = text.replace("/opt/gwstream/bin/gwstream", "/bin/true").replace("/opt/gwstream/README.md", "/dev/null")
+    text = text.replace("/opt/gwstream/bin/gwstream", "/bin/true").replace(
+        "/opt/gwstream/share/gwstream/README.md", "/dev/null"
+    )
     unit.write_text(text)
     done = subprocess.run([tool, "verify", str(unit)], capture_output=True, text=True, timeout=60)
     assert done.stdout + done.stderr == ""

@@ -58,21 +58,26 @@ def _demo(commands: Commands) -> None:
         _call_demo,
         "See it work on GW150914. Plays the recording as live frames to a daemon with a broker of its own, prints each"
         "\nposterior as it arrives, and leaves pictures and messages. Needs: pip install 'gwstream[demo]'.",
-        "  gwstream demo\n  gwstream demo --loop          until Ctrl-C\n",
+        "  gwstream demo\n  gwstream demo --loop          until Ctrl-C\n"
+        "  gwstream demo --frames /dev/shm/kafka     frames of now, in H1 and L1 there, for a running daemon\n",
     )
     command.add_argument("--loop", action="store_true", help="play the recording again and again, GPS going on")
     command.add_argument("--speed", type=positive, default=1.0, help="times real time (default: %(default)g)")
-    command.add_argument(
+    to = command.add_mutually_exclusive_group()
+    to.add_argument(
         "--output",
         type=Path,
         default=Path("demo-output"),
         help="folder for pictures, messages and log (default: %(default)s)",
     )
+    to.add_argument("--frames", type=Path, metavar="DIR", help="only write the frames, in DIR/H1 and DIR/L1")
 
 
 def _call_demo(args: argparse.Namespace) -> int:
     from gwstream import demo
 
+    if args.frames is not None:
+        return demo.feed(args.frames, speed=args.speed, loop=args.loop)
     return demo.run(args.output, speed=args.speed, loop=args.loop)
 
 

@@ -10,31 +10,25 @@ import asyncio
 import json
 import signal
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from gwstream.config import Config, default_model, load
-from gwstream.demo import child, watch
+from gwstream.demo import child, play, watch
+from gwstream.demo.play import GOOD, seconds
 from gwstream.demo.watch import Message, Seen
 from gwstream.errors import GwstreamError
-from gwstream.records import NANO, Floats, Strain
-from gwstream.source import recording, writer
+from gwstream.records import NANO, Strain
+from gwstream.source import recording
 from gwstream.terminal.tables import text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-GOOD = 3  # state vector: strain good, observing
-PAUSE = 1  # s marked as not observing between two rounds, so that the cut in the noise is not taken for strain
 QUIET = 1.5  # s without a message after which the daemon has said all
-KEPT = 60  # frames left in a directory, as the distribution unlinks old ones
 
 
 def run(output: Path, *, speed: float = 1.0, loop: bool = False) -> int:
@@ -49,27 +43,21 @@ def run(output: Path, *, speed: float = 1.0, loop: bool = False) -> int:
     return asyncio.run(_Demo(output.resolve(), speed, loop, Console(highlight=False)).run())
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """One second of the play: strain of each detector from GPS second ``gps``, with its state vector."""
+def feed(folder: Path, *, speed: float = 1.0, loop: bool = False) -> int:
+    """Play the recording as strain of now into ``folder``/H1 and L1, for a daemon that runs already; the exit status.
 
-    gps: int
-    strain: dict[str, Floats]
-    state: int = GOOD
+    Raises `SourceError` where frames cannot be written.
+    """
+    from rich.console import Console
 
+    async def main() -> int:
+        stop = asyncio.Event()
+        with _signals(stop):
+            how = play.How(speed=speed, loop=loop)
+            await play.feed(folder, Console(highlight=False), stop, how)
+        return 130 if stop.is_set() and not loop else 0
 
-def score(strains: dict[str, Strain], loop: bool) -> Iterator[Tick]:
-    """The recording in seconds; with ``loop`` for ever, GPS going on, a second of bad state between two rounds."""
-    pieces = {name: list(writer.split(strain)) for name, strain in strains.items()}
-    length = min(len(part) for part in pieces.values())
-    for turn in count() if loop else range(1):
-        shift = turn * (length + PAUSE)
-        for index in range(length):
-            gps = next(iter(pieces.values()))[index][0]
-            yield Tick(gps + shift, {name: part[index][1] for name, part in pieces.items()})
-        if loop:
-            silence = {name: np.zeros_like(part[0][1]) for name, part in pieces.items()}
-            yield Tick(gps + shift + 1, silence, state=0)
+    return asyncio.run(main())
 
 
 @dataclass(slots=True)
@@ -108,7 +96,8 @@ class _Demo:
             self.console.print(f"live page   [bold]http://127.0.0.1:{page}/[/bold]\n")
             async with asyncio.TaskGroup() as group:
                 watcher = await watch.start(group, broker.port, self.console, self.seen)
-                await self._play(directories, lambda: child.check(process, log))
+                how = play.How(speed=self.speed, loop=self.loop, check=lambda: child.check(process, log))
+                await play.play(directories, self.console, self.stop, how)
                 await watch.settled(self.seen, QUIET)
                 status = await child.stop(process)
                 watcher.cancel()
@@ -116,31 +105,6 @@ class _Demo:
                 raise GwstreamError(f"the daemon ended with status {status}:\n{child.tail(log)}")
             self._pictures(config)
         return 130 if self.stop.is_set() and not self.loop else 0
-
-    async def _play(self, directories: dict[str, Path], check: Callable[[], None]) -> None:
-        """Write a frame of each detector a second, as the low-latency distribution does, under a progress bar."""
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        strains = {name: recording.read(name) for name in directories}
-        columns = (TextColumn("GW150914  GPS {task.fields[gps]}"), BarColumn(), TimeElapsedColumn())
-        written: deque[Path] = deque()
-        clock = asyncio.get_running_loop().time
-        with Progress(*columns, console=self.console, transient=True) as progress:
-            total = None if self.loop else seconds(strains)
-            task = progress.add_task("", total=total, gps="")
-            begin = clock()
-            for number, tick in enumerate(score(strains, self.loop), 1):
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self.stop.wait(), max(0.0, begin + number / self.speed - clock()))
-                if self.stop.is_set():
-                    return
-                check()
-                for name, samples in tick.strain.items():
-                    rate = strains[name].rate
-                    written.append(writer.write_frame(directories[name], name, tick.gps, samples, rate, tick.state))
-                while len(written) > KEPT * len(directories):
-                    written.popleft().unlink()
-                progress.update(task, completed=number, gps=tick.gps)
 
     def _pictures(self, config: Path) -> None:
         """Draw the event of each detector in the first round, from the draws behind its message."""
@@ -180,11 +144,6 @@ def draw(config: Config, strains: dict[str, Strain], messages: list[Message], ou
         )
         paths.append(pictures.corner(posterior, title, output / f"GW150914-{name}-corner.png"))
     return paths
-
-
-def seconds(strains: dict[str, Strain]) -> int:
-    """Whole seconds that all detectors have."""
-    return min(len(strain.samples) // strain.rate for strain in strains.values())
 
 
 @contextmanager
