@@ -10,7 +10,8 @@ DEMO ?=
 SOAK ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-peers test-install lint format docs bench bench-hour bench-network bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
+.PHONY: help demo test test-slow test-peers test-install lint format docs bench bench-latency bench-conditioning bench-inference \
+  bench-peers bench-scaling bench-replay bench-capacity bench-capacity-long bench-dynesty bench-hour bench-network bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
   bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants bench-restart bench-engines soak soak-report sbom audit train validate compare clean system-packages
 
 help: ## list the targets
@@ -69,8 +70,34 @@ system-packages:
 docs: $(VENV)/.test ## docs/metrics.md and docs/messages.md from the code
 	$(BIN)/python tools/make_reference.py
 
-bench: $(VENV)/.test ## latency from a frame's rename to an event (6 minutes)
+bench: bench-latency bench-conditioning bench-inference bench-engines bench-scaling bench-replay bench-capacity \
+  bench-restart bench-network ## all that take under ten minutes each (three quarters of an hour)
+
+bench-latency: $(VENV)/.test ## latency from a frame's rename to an event, stage by stage (6 minutes)
 	$(BIN)/python benchmarks/latency.py
+
+bench-conditioning: $(PEERS)/.done ## a second of strain, beside gwpy and ml4gw (1 minute)
+	$(PEERS)/bin/python benchmarks/conditioning.py
+
+bench-inference: $(PEERS)/.done ## 2000 draws, beside amplfi and VItamin (4 minutes)
+	$(PEERS)/bin/python benchmarks/peers_inference.py
+
+bench-peers: bench-conditioning bench-inference ## both
+
+bench-scaling: $(VENV)/.test ## cost against streams, windows, draws and latents (3 minutes)
+	$(BIN)/python benchmarks/scaling.py
+
+bench-replay: $(VENV)/.test ## how fast recordings are replayed (4 minutes)
+	$(BIN)/python benchmarks/replay.py
+
+bench-capacity: $(VENV)/.test ## how many detectors stay in real time (10 minutes)
+	$(BIN)/python benchmarks/capacity.py --search
+
+bench-capacity-long: $(VENV)/.test ## sixteen of them for half an hour (40 minutes)
+	$(BIN)/python benchmarks/capacity.py --streams 16 --minutes 30
+
+bench-dynesty: $(PEERS)/.done ## a whole posterior by bilby and dynesty, and ours (half an hour; made again, it goes on)
+	$(PEERS)/bin/python -W ignore benchmarks/standard.py
 
 bench-hour: $(VENV)/.test ## an hour of simulated strain: recovery, noise events, memory
 	$(BIN)/python benchmarks/hour.py
@@ -125,7 +152,8 @@ $(PEERS)/.done: $(VENV)/.test
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(PEERS)/bin/python -c \
 	  'import sysconfig; print(sysconfig.get_path("purelib"))')/gwstream.pth"
 	pwd >> "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/gwstream.pth"
-	$(PEERS)/bin/pip install bilby dynesty pesummary pyarrow
+	$(PEERS)/bin/pip install bilby dynesty pesummary pyarrow 'jaxtyping<0.4'
+	$(PEERS)/bin/pip install --no-deps ml4gw amplfi  # with what they ask for, pip would put another torch in
 	@touch $@
 
 bench-sampler: $(PEERS)/.done ## the exact posterior against bilby and dynesty (half an hour)

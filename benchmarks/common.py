@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
-from importlib.metadata import version
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +19,54 @@ from gwstream.records import Floats
 from gwstream.spectra import asd
 
 MODEL = Path(__file__).resolve().parent.parent / "models" / "bbh-1det"
+OUTPUT = Path(__file__).resolve().parent.parent / "build" / "bench"  # of figures and logs
 
 
 def spec() -> ModelSpec:
     return read_spec(MODEL / "model.toml")
 
 
-def machine() -> str:
-    """Processor, cores, Python and the versions that matter."""
+def machine(*others: str) -> str:
+    """Processor, cores, Python and the versions that matter; ``others``: further packages, where installed."""
     cpu = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             cpu = line.partition(":")[2].strip()
             break
     names = ("gwstream", "torch", "numpy", "aiomqtt", "gwframe")
-    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    versions = ", ".join(f"{name} {version(name)}" for name in (*names, *filter(_installed, others)))
     return f"{cpu}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, {versions}"
+
+
+def _installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def picture(name: str) -> Path:
+    """Where the figure ``name``.png goes."""
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    return OUTPUT / f"{name}.png"
+
+
+def timed(work: Callable[[], object], rounds: int) -> list[float]:
+    """Processor time of each of ``rounds`` calls, in ms, all threads together; one more goes before, uncounted."""
+    work()
+    times = []
+    for _ in range(rounds):
+        begin = time.process_time()
+        work()
+        times.append(1e3 * (time.process_time() - begin))
+    return times
+
+
+def spread(times: Sequence[float]) -> str:
+    """Median and quartiles."""
+    low, middle, high = np.percentile(times, [25, 50, 75])
+    return f"{middle:.3g} ({low:.3g} to {high:.3g})"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -64,8 +64,8 @@ class Timed:
             model,
             self.name,
             f"{self.start:.1f}",
-            spread(self.network),
-            spread(self.posterior),
+            common.spread(self.network),
+            common.spread(self.posterior),
             f"{np.median(self.ess):.0f}",
             f"{self.distance:.1g}" + (", given up" if self.distance > tolerance else ""),
         ]
@@ -135,12 +135,6 @@ def signals(model: Model, inference: Inference) -> list[Trigger]:
         if SNRS[0] < case.optimal_snr < SNRS[1]:
             found += inference.gate(Batch((case.window,), 1))
     return found
-
-
-def spread(times: list[float]) -> str:
-    """Median and quartiles."""
-    low, middle, high = np.percentile(times, [25, 50, 75])
-    return f"{middle:.3g} ({low:.3g} to {high:.3g})"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Two detectors at 16384 Hz, a frame of each every second at real time, 16 windows a second, one injected signal a
 detector every 10 s. Daemon (``gwstream run``), broker, subscriber (plain paho) and writer are processes of their own;
-all frames are made before the clock starts. One machine, so one monotonic clock.
+all frames are made before the clock starts. One machine, so one monotonic clock. A message waits for its frame before
+anything of ours begins: the time from the last sample it needs, and from coalescence, holds that wait.
 
     python benchmarks/latency.py --seconds 300
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 import aiohttp
 import common
 import numpy as np
+from drawings import COLOURS, panels
 
 from gwstream.demo import child
 from gwstream.demo.broker import Broker
@@ -54,14 +56,21 @@ class Play:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """First event message of a signal: seconds after the rename of the last frame it needed, and after coalescence.
+    """An event message: s after the rename of the last frame it needed, after the last sample, after coalescence.
 
-    ``steps``: what the daemon says of its own stages, in s.
+    ``steps``: what the daemon says of its own stages, in s; ``name``: detector, and s since `GPS` of its coalescence.
     """
 
+    name: str
     latency: float
+    since_last_sample: float
     since_coalescence: float
     steps: dict[str, float]
+
+    @property
+    def waited(self) -> float:
+        """s that the last sample lay in a frame that was not there yet."""
+        return self.since_last_sample - self.latency
 
 
 def make(rate: int, seconds: int, seed: int) -> Play:
@@ -148,8 +157,8 @@ async def read(stream: asyncio.StreamReader, received: list[tuple[int, dict]]) -
         received.append((int(at), json.loads(payload)))
 
 
-def subscribe(port: int) -> None:
-    """The subscriber's process: prints the time of receipt and the payload of each event message."""
+def subscribe(port: int, *topics: str) -> None:
+    """The subscriber's process: prints the time of receipt and the payload of each message on ``topics``."""
     import paho.mqtt.client as mqtt
 
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
@@ -165,14 +174,14 @@ def subscribe(port: int) -> None:
     client.on_subscribe = on_subscribe
     client.on_message = on_message
     client.connect("127.0.0.1", port)
-    client.subscribe([(f"gwstream/{name}/event", 1) for name in DETECTORS])
+    client.subscribe([(topic, 1) for topic in topics])
     client.loop_forever()
 
 
-def first(play: Play, received: list[tuple[int, dict]]) -> Iterator[Found | None]:
-    """For each signal the first message of its event; None: missed."""
+def told(play: Play, received: list[tuple[int, dict]]) -> Iterator[list[Found]]:
+    """For each signal all messages of its event, the first one first; none: missed."""
     for injection, _ in play.signals:
-        found = None
+        found = []
         for at, message in received:
             part = message["posterior"]
             apart = part["coalescence"]["gps_ns"] - injection.gps_ns
@@ -181,9 +190,10 @@ def first(play: Play, received: list[tuple[int, dict]]) -> Iterator[Found | None
                 end = delivery["sent_gps"] - delivery["since_last_sample"]
                 last = int(np.ceil(end - 1e-4)) - 1 - GPS  # the frame that holds the last sample needed
                 renamed = play.renamed[injection.detector, last]
-                merged = play.begin + injection.gps_ns - GPS * NANO
-                found = Found((at - renamed) / NANO, (at - merged) / NANO, delivery["latency"])
-                break
+                now = (at - play.begin) / NANO  # since GPS, as play is at real time
+                merged = injection.gps_ns / NANO - GPS
+                name = f"{injection.detector} {merged:.1f}"
+                found.append(Found(name, (at - renamed) / NANO, now - (end - GPS), now - merged, delivery["latency"]))
         yield found
 
 
@@ -202,35 +212,72 @@ def noise_events(play: Play, received: list[tuple[int, dict]]) -> int:
 
 
 def report(play: Play, received: list[tuple[int, dict]], memory: list[float]) -> str:
-    found = [one for one in first(play, received) if one is not None]
-    rows = []
-    steps = [
-        (name, f"{1e3 * np.median([one.steps[name] for one in found]):.1f}")
-        for name in (found[0].steps if found else ())
+    every = [found for found in told(play, received) if found]
+    head = [
+        common.machine(),
+        f"{len(DETECTORS)} detectors at {play.rate} Hz, {play.seconds - WARM_UP} s after {WARM_UP} s of warm-up, "
+        f"{len(play.signals)} signals of SNR 10 to 20: {len(every)} found, "
+        f"{len(play.signals) - len(every)} missed, "
+        f"{noise_events(play, received)} events from noise alone",
+        f"resident memory of the daemon: {memory[len(memory) // 4]:.0f} MB after a quarter, "
+        f"{memory[-1]:.0f} MB at the end, {max(memory):.0f} MB at most",
+        f"known signals, one in {play.calibration:g} s a detector: "
+        + ", ".join(f"{name} {count:.0f}" for name, count in play.counted.items()),
     ]
+    if every:
+        first = [messages[0] for messages in every]
+        head += ["", times(first, [one for messages in every for one in messages]), "", stages(first)]
+        draw(first)
+    return "\n".join(head)
+
+
+def times(first: list[Found], every: list[Found]) -> str:
+    """Marks of every kind of latency."""
+    rows = []
     for label, values in (
-        ("rename to first event message", [one.latency for one in found]),
-        ("coalescence to first event message", [one.since_coalescence for one in found]),
+        ("rename to first event message", [one.latency for one in first]),
+        ("rename to any event message, updates too", [one.latency for one in every]),
+        ("the frame's own wait: last sample to rename", [one.waited for one in first]),
+        ("last sample to first event message", [one.since_last_sample for one in first]),
+        ("coalescence to first event message", [one.since_coalescence for one in first]),
     ):
-        marks = np.percentile(values, [50, 90, 99]) if values else [np.nan] * 3
-        rows.append((label, *(f"{1e3 * mark:.0f}" for mark in marks), f"{1e3 * max(values, default=np.nan):.0f}"))
-    return "\n".join(
-        [
-            common.machine(),
-            f"{len(DETECTORS)} detectors at {play.rate} Hz, {play.seconds - WARM_UP} s after {WARM_UP} s of warm-up, "
-            f"{len(play.signals)} signals of SNR 10 to 20: {len(found)} found, "
-            f"{len(play.signals) - len(found)} missed, "
-            f"{noise_events(play, received)} events from noise alone",
-            f"resident memory of the daemon: {memory[len(memory) // 4]:.0f} MB after a quarter, "
-            f"{memory[-1]:.0f} MB at the end, {max(memory):.0f} MB at most",
-            f"known signals, one in {play.calibration:g} s a detector: "
-            + ", ".join(f"{name} {count:.0f}" for name, count in play.counted.items()),
-            "",
-            common.table(("ms", "p50", "p90", "p99", "max"), rows),
-            "",
-            common.table(("step, as the daemon says", "median ms"), steps),
-        ]
-    )
+        marks = [*np.percentile(values, [50, 90, 99]), max(values)]
+        rows.append((label, *(f"{1e3 * mark:.0f}" for mark in marks)))
+    return common.table(("ms", "p50", "p90", "p99", "max"), rows)
+
+
+def stages(first: list[Found]) -> str:
+    """Each step and queue as the daemon says: median, share of the whole, and what it was in the worst message."""
+    worst = max(first, key=lambda one: one.latency)
+    whole = sum(one.steps["total"] for one in first)
+    rows = [
+        (
+            name,
+            f"{1e3 * np.median([one.steps[name] for one in first]):.1f}",
+            f"{100 * sum(one.steps[name] for one in first) / whole:.0f} %",
+            f"{1e3 * worst.steps[name]:.1f}",
+        )
+        for name in first[0].steps
+    ]
+    return common.table(("step, as the daemon says", "median ms", "share", f"worst message ({worst.name} s)"), rows)
+
+
+def draw(first: list[Found]) -> None:
+    """Shares of the steps, and the three latencies of all first messages."""
+    with panels(common.picture("latency"), 2, (11, 3.5)) as axes:
+        names = [name for name in first[0].steps if name != "total"]
+        axes[0].barh(names, [1e3 * np.mean([one.steps[name] for one in first]) for name in names], color=COLOURS[0])
+        axes[0].invert_yaxis()
+        axes[0].set(xlabel="mean, ms")
+        level = (np.arange(len(first)) + 0.5) / len(first)
+        for label, colour, values in (
+            ("since the rename", COLOURS[0], [one.latency for one in first]),
+            ("since the last sample", COLOURS[2], [one.since_last_sample for one in first]),
+            ("since coalescence", COLOURS[3], [one.since_coalescence for one in first]),
+        ):
+            axes[1].step(1e3 * np.sort(values), level, color=colour, label=label)
+        axes[1].set(xlabel="ms to the first event message", ylabel="fraction", xscale="log", ylim=(0, 1))
+        axes[1].legend()
 
 
 def main() -> None:
@@ -242,7 +289,7 @@ def main() -> None:
     parser.add_argument("--subscribe", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.subscribe:
-        subscribe(args.subscribe)
+        subscribe(args.subscribe, *(f"gwstream/{name}/event" for name in DETECTORS))
         return
     play = make(args.rate, args.seconds, args.seed)
     play.calibration = args.calibration

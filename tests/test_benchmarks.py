@@ -28,6 +28,11 @@ SCRIPTS = (
     "background.py",
     "restart.py",
     "engines.py",
+    "conditioning.py",
+    "peers_inference.py",
+    "scaling.py",
+    "replay.py",
+    "capacity.py",
     "soak.py",
 )
 
