@@ -165,7 +165,8 @@ class Latent:
 
     def draw(self, noise: Tensor, uniform: Tensor) -> Tensor:
         """(B, L, latent); the component is picked by a step function, which every engine knows."""
-        ends = torch.cumsum(torch.exp(self.log_weights), -1)
+        weights = torch.exp(self.log_weights)
+        ends = weights @ torch.ones(weights.shape[-1], weights.shape[-1]).triu()  # TensorRT knows no cumulative sum
         ends = torch.cat([ends[:, :-1], torch.ones_like(ends[:, :1])], -1)
         above = (uniform[..., None] < ends[:, None]).to(noise.dtype)
         chosen = above - torch.nn.functional.pad(above[..., :-1], (1, 0))

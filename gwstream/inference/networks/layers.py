@@ -74,7 +74,9 @@ class Autoregression(nn.Module):
     def one(self, d: int, prepared: Tensor, x: Tensor) -> Tensor:
         """(n, P) of coordinate ``d`` from what it sees, (n, G + d); prepared (1, D, hidden) of one window for all, or
         (n, D, hidden) row by row."""
-        h = prepared[:, d] + _seen(x) @ self.earlier[:, : self.given + d, d].flatten(0, 1)
+        h = prepared[:, d]
+        if self.given + d:  # not every engine has tensors of nothing
+            h = h + _seen(x) @ self.earlier[:, : self.given + d, d].flatten(0, 1)
         for weight, bias in zip(self.weight[:, d], self.bias[:, d], strict=True):
             h = h + torch.addmm(bias, functional.gelu(h), weight)
         return torch.addmm(self.last_bias[d], functional.gelu(h), self.last[d])
@@ -103,13 +105,14 @@ class Chain(nn.ModuleList):
         """The inverse of `inward` for (n, D) numbers, of one window or row by row."""
         total = u.new_zeros(len(u))
         for step, said in zip(reversed(self._steps()), reversed(prepared), strict=True):
-            u, x = u.flip(-1), u[:, :0]
+            u, columns = u.flip(-1), []
             for d in range(u.shape[1]):
-                shift, raw = step.one(d, said, x[: len(u) if d else len(said)]).unbind(-1)
+                earlier = torch.cat(columns, 1) if d else u[: len(said), :0]
+                shift, raw = step.one(d, said, earlier).unbind(-1)
                 log_sigma = bounded(raw, LEAST_SIGMA, MOST_SIGMA)
-                x = torch.cat([x, (shift + torch.exp(log_sigma) * u[:, d])[:, None]], 1)
+                columns.append((shift + torch.exp(log_sigma) * u[:, d])[:, None])
                 total = total + log_sigma
-            u = x
+            u = torch.cat(columns, 1)
         return u, total
 
     def _steps(self) -> list[Autoregression]:
