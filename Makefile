@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
 AUDIT := .venv-audit
+RTX := .venv-tensorrt
 BIN := $(VENV)/bin
 MODEL ?= models/bbh-1det
 DEMO ?=
 SOAK ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-peers test-install lint format docs bench bench-latency bench-conditioning bench-inference \
+.PHONY: help demo test test-slow test-peers test-install test-tensorrt lint format docs bench bench-latency bench-conditioning bench-inference \
   bench-peers bench-scaling bench-replay bench-capacity bench-capacity-long bench-dynesty bench-hour bench-network bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
   bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants bench-restart bench-engines soak soak-report sbom audit train validate compare clean system-packages
 
@@ -37,13 +38,16 @@ demo: $(VENV)/.demo ## GW150914 through the daemon, about a minute (options: mak
 	@$(BIN)/gwstream demo $(DEMO)
 
 test: $(VENV)/.test system-packages lint ## all checks and tests
-	$(BIN)/pytest -m "not slow and not peers and not install"
+	$(BIN)/pytest -m "not slow and not peers and not install and not tensorrt"
 
 test-peers: $(VENV)/.test $(PEERS)/.done ## the tests that read our files with bilby and PESummary
 	$(BIN)/pytest -m peers
 
 test-install: $(VENV)/.test ## install as the README says on a fresh Debian 12 under systemd (10 minutes; root, debootstrap)
 	$(BIN)/pytest -m install -s
+
+test-tensorrt: $(VENV)/.test $(RTX)/.done ## what TensorRT makes of the networks, without a GPU (5 minutes)
+	PYTHONPATH=. $(RTX)/bin/python -m pytest -s -m tensorrt tests/test_tensorrt_build.py
 
 test-slow: $(VENV)/.test ## the tests that take minutes
 	$(BIN)/pytest -m slow
@@ -154,6 +158,14 @@ $(PEERS)/.done: $(VENV)/.test
 	pwd >> "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/gwstream.pth"
 	$(PEERS)/bin/pip install bilby dynesty pesummary pyarrow 'jaxtyping<0.4'
 	$(PEERS)/bin/pip install --no-deps ml4gw amplfi  # with what they ask for, pip would put another torch in
+	@touch $@
+
+# TensorRT-RTX, for TensorRT itself is not on PyPI, and both are one module: never in .venv; it sees ours, torch among it
+$(RTX)/.done: $(VENV)/.test
+	$(PYTHON) -m venv $(RTX)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(RTX)/bin/python -c \
+	  'import sysconfig; print(sysconfig.get_path("purelib"))')/gwstream.pth"
+	$(RTX)/bin/pip install 'torch-tensorrt-rtx==2.13.0'
 	@touch $@
 
 bench-sampler: $(PEERS)/.done ## the exact posterior against bilby and dynesty (half an hour)

@@ -95,7 +95,8 @@ class InferenceConfig(Section):
 
     model: Path = Field(default_factory=default_model, description="folder; left out: the shipped one")
     engine: str = Field("auto", description="auto: the best that is installed and as good as torch")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: faster, where engine and processor know it")
+    precision: Literal["fp32", "fp16", "bf16"] = Field("fp32", description="of the wide layers; halves are faster")
+    cache: Path | None = Field(None, description="directory of compiled engines; null: engines, beside the state")
     gate_snr: float = Field(6.5, ge=0, description="matched-filter SNR a window must reach")
     draws: int = Field(2000, ge=100, le=100_000)
     latents: int = Field(1000, ge=10, le=20_000, description="components of the proposal's mixture")

@@ -27,7 +27,7 @@ from gwstream.pipeline.progress import Progress
 from gwstream.publish import Outbox, Publisher, check_broker
 from gwstream.records import NANO, Tally
 from gwstream.samples import Keeper
-from gwstream.settings import state_directory, strain
+from gwstream.settings import inference_config, state_directory, strain
 from gwstream.source import Resumable, Source, open_source
 from gwstream.summary import Summarizer
 from gwstream.web import Feed, Watch
@@ -55,7 +55,7 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
     health = Health(config.service.stuck)
     async with open_source(config.source, metrics.tally, prior, model.spec.rate, health=health) as source:
         news = _EngineNews()
-        inference = GuardedInference(model, config.inference, news.told)
+        inference = GuardedInference(model, inference_config(config), news.told)
         inference.warm()
         keeper = Keeper(inference, inference.prior, config.summary)
         calibration = _calibration(config, inference, live=source.live, tally=metrics.tally)

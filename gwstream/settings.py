@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from itertools import combinations
@@ -11,7 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gwstream.config import CalibrationConfig, Config, MetricsConfig, default_model, explain
+from gwstream import state
+from gwstream.config import CalibrationConfig, Config, InferenceConfig, MetricsConfig, default_model, explain
 from gwstream.errors import ConfigError, SourceError
 from gwstream.model import ModelSpec
 
@@ -124,7 +124,7 @@ def _outbox(config: Config) -> str:
         return "in memory: a restart loses what the broker has not taken, and warms up anew"
     publish = config.publish
     bounds = f"{publish.archive_days:g} days or {publish.archive_mb:g} MB, and {publish.samples_mb:g} MB of draws"
-    ours = " (under systemd: in its StateDirectory)" if config.service.state == "auto" and not _of_systemd() else ""
+    ours = " (under systemd: in its StateDirectory)" if config.service.state == "auto" and not state.of_systemd() else ""
     return f"{directory}{ours}, archive of {bounds}"
 
 
@@ -155,15 +155,19 @@ def state_directory(config: Config) -> Path | None:
     if not chosen or (chosen == "auto" and config.source.kind != "frames"):
         return None
     if chosen == "auto":
-        given = _of_systemd()
-        home = os.environ.get("XDG_STATE_HOME", "")
-        chosen = given or str((Path(home) if home else Path.home() / ".local" / "state") / "gwstream")
+        chosen = str(state.home())
     return Path(chosen) / config.publish.identity
 
 
-def _of_systemd() -> str:
-    """The unit's ``StateDirectory=``; empty: there is none."""
-    return os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+def inference_config(config: Config) -> InferenceConfig:
+    """The settings of inference, with a place for compiled engines: beside the rest of the state, where that is named.
+
+    Engines are kept even where no state is: they are no daemon's, and take minutes.
+    """
+    chosen = config.service.state
+    if config.inference.cache is not None or chosen in ("", "auto"):
+        return config.inference
+    return config.inference.model_copy(update={"cache": Path(chosen) / "engines"})
 
 
 def strain(config: Config, name: str) -> str:

@@ -79,6 +79,8 @@ class Other:
     kind = "other"
     rank = 5
     precisions = ("fp32", "bf16")
+    slow = False
+    buckets = (1,)
     install = ""
     broken = ""
     harm: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] = staticmethod(lambda made: made)

@@ -29,6 +29,7 @@ class OpenVinoEngine:
     kind: ClassVar = "openvino"
     rank: ClassVar = 10
     precisions: ClassVar = tuple(HINTS)
+    slow: ClassVar = False
 
     def __init__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> None:
         self.name = named(self.kind, config.precision)
@@ -39,6 +40,11 @@ class OpenVinoEngine:
     def missing(cls) -> str:
         """The package, where it is not there."""
         return "" if find_spec("openvino") else "pip install 'gwstream[cpu]'"
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """See `Engine`."""
+        return self._programs.made
 
     def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """See `Engine`."""

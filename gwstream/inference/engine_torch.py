@@ -17,7 +17,9 @@ class TorchEngine:
     kind: ClassVar = "torch"
     rank: ClassVar = 0
     precisions: ClassVar = ("fp32",)
+    slow: ClassVar = False
     name = "torch"
+    buckets = (1,)
 
     def __init__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> None:
         self._net = net

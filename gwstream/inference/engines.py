@@ -43,12 +43,14 @@ class Engine(Runner, Protocol):
     An engine whose programs have fixed shapes keeps them in `Buckets`.
 
     ``kind``: the file's name without `PREFIX`; ``rank``: of several that are installed, "auto" takes the highest;
-    ``precisions``: the values of ``inference.precision`` it knows.
+    ``precisions``: the values of ``inference.precision`` it knows; ``slow``: it may take minutes to make, so it is made
+    at a start, and never in the place of one that fails while it serves.
     """
 
     kind: ClassVar[str]
     rank: ClassVar[int]
     precisions: ClassVar[tuple[str, ...]]
+    slow: ClassVar[bool]
 
     def __init__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> None:
         """Make ``net`` ready for inputs like ``example``, ONE window's. Raises `EngineError` where that fails."""
@@ -56,6 +58,11 @@ class Engine(Runner, Protocol):
     @classmethod
     def missing(cls) -> str:
         """What has to be installed before it can run here, as a sentence's end; empty: nothing."""
+        ...
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Of windows, for which it has programs of their own by now; (1,) where one program takes any number."""
         ...
 
 
@@ -78,6 +85,11 @@ class Buckets:
         self._make, self._example = make, example
         self._programs: dict[int, Program] = {}
         self.program(1)
+
+    @property
+    def made(self) -> tuple[int, ...]:
+        """The buckets whose programs are there."""
+        return tuple(sorted(self._programs))
 
     def program(self, size: int) -> Program:
         """That for ``size`` windows, one of `BUCKETS`."""

@@ -105,7 +105,8 @@ class Chain(nn.ModuleList):
         """The inverse of `inward` for (n, D) numbers, of one window or row by row."""
         total = u.new_zeros(len(u))
         for step, said in zip(reversed(self._steps()), reversed(prepared), strict=True):
-            u, columns = u.flip(-1), []
+            u = u.flip(-1)
+            columns: list[Tensor] = []
             for d in range(u.shape[1]):
                 earlier = torch.cat(columns, 1) if d else u[: len(said), :0]
                 shift, raw = step.one(d, said, earlier).unbind(-1)

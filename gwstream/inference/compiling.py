@@ -1,0 +1,32 @@
+"""What a start does with a slow engine, done before it: everything compiled, kept, and compared with torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gwstream.config import InferenceConfig
+from gwstream.errors import EngineError
+from gwstream.inference.checkpoint import Model
+from gwstream.inference.engine_tensorrt import TensorRtEngine
+from gwstream.inference.engines import chosen
+from gwstream.inference.guarded import golden
+from gwstream.inference.parity import TOLERANCE, Golden
+
+
+def compile_for_start(model: Model, config: InferenceConfig) -> Iterator[str]:
+    """A line for each precision that a start with these settings may try, once it is compiled.
+
+    Raises `EngineError` where TensorRT cannot run the model, or is farther from torch than may be, and `ConfigError`
+    where it cannot be had.
+    """
+    windows = golden(model, config.latents)
+    for candidate in chosen(config.model_copy(update={"engine": TensorRtEngine.kind})):
+        if candidate.engine is not TensorRtEngine:
+            continue
+        engine = candidate.build(model.net, windows[0].inputs)
+        distance = max(Golden.farthest(model.net, engine, windows, size) for size in engine.buckets)
+        most = TOLERANCE[candidate.config.precision]
+        if distance > most:
+            raise EngineError(f"{engine.name} is {distance:.2g} standard deviations from torch, where {most:g} may be")
+        sizes = ", ".join(map(str, engine.buckets))
+        yield f"{model.name}: {engine.name} is ready for {sizes} windows, {distance:.1g} standard deviations from torch"
