@@ -69,7 +69,7 @@ def test_example_names_every_setting() -> None:
 def test_example_comments_show_the_defaults(tmp_path: Path) -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
     optional = {"channel", "state_channel", "asd", "injection_file", "username", "password_file"}
-    optional |= {"ca_file", "certificate_file", "key_file", "token_file"}
+    optional |= {"ca_file", "certificate_file", "key_file", "token_file", "cache"}
     kept = []
     for line in text.splitlines():
         commented = re.match(r"# (\w+) = \S", line)
