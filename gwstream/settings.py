@@ -124,7 +124,8 @@ def _outbox(config: Config) -> str:
         return "in memory: a restart loses what the broker has not taken, and warms up anew"
     publish = config.publish
     bounds = f"{publish.archive_days:g} days or {publish.archive_mb:g} MB, and {publish.samples_mb:g} MB of draws"
-    ours = " (under systemd: in its StateDirectory)" if config.service.state == "auto" and not state.of_systemd() else ""
+    elsewhere = config.service.state == "auto" and not state.of_systemd()
+    ours = " (under systemd: in its StateDirectory)" if elsewhere else ""
     return f"{directory}{ours}, archive of {bounds}"
 
 
