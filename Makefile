@@ -151,7 +151,7 @@ bench-alarms: $(VENV)/.test ## false events in three days of Gaussian noise
 	$(BIN)/python benchmarks/alarms.py --hours 72
 
 # peers get an environment of their own, which sees the packages of ours
-$(PEERS)/.done: $(VENV)/.test
+$(PEERS)/.done: $(VENV)/.test Makefile
 	$(PYTHON) -m venv $(PEERS)
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(PEERS)/bin/python -c \
 	  'import sysconfig; print(sysconfig.get_path("purelib"))')/gwstream.pth"

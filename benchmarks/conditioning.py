@@ -205,7 +205,7 @@ def draw(found: Sequence[Timed]) -> None:
         for row, one in enumerate(found):
             ahead = sum(one.way.ahead)
             axes[0].annotate(f" {one.median:.1f} ms, looks {1e3 * ahead:.0f} ms ahead", (one.median, row), va="center")
-        axes[0].margins(x=0.6)
+        axes[0].set_xlim(0.3 * min(one.median for one in found), 30 * max(one.median for one in found))
 
 
 def main() -> None:

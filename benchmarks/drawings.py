@@ -21,6 +21,7 @@ def panels(path: Path, count: int, size: tuple[float, float], **more: Any) -> It
     figure, axes = plt.subplots(1, count, figsize=size, layout="constrained", squeeze=False, **more)
     for axis in axes[0]:
         axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(visible=False)  # gwpy, once imported, draws one
     yield list(axes[0])
     figure.savefig(path, dpi=100)
     plt.close(figure)

@@ -176,6 +176,7 @@ def draw(found: Sequence[Line]) -> None:
             fitted = np.exp(np.mean(np.log(line.median[line.top]) - slope * np.log(top)))
             axis.plot(line.numbers, fitted * np.array(line.numbers) ** slope, color=colour, label=f"slope {slope:.2f}")
             axis.set(xscale="log", yscale="log", xlabel=line.name, ylabel="processor time, ms")
+            axis.minorticks_off()
             axis.legend()
 
 

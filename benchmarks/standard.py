@@ -51,6 +51,7 @@ CASES = ((36.0, 29.0, 12.0), (60.0, 45.0, 9.0), (28.0, 22.0, 20.0))  # masses in
 NAMES = ("chirp mass", "mass ratio", "distance", "time", "phase")
 FIXED = {"chi_1": 0.0, "chi_2": 0.0, "theta_jn": 0.0, "psi": 0.3, "ra": 1.0, "dec": 0.5}
 ROUNDS = 21
+FEWEST = 1000  # likelihoods of this process, from which the time of all of them is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +312,8 @@ def sampled(likelihood: Any, priors: Any, label: str, live: int) -> tuple[Any, f
         save=False,
     )
     spent = time.process_time() - begin
+    if likelihood.calls < FEWEST:
+        raise SystemExit(f"{common.OUTPUT / 'dynesty'}: {label} was as good as done: remove it to measure anew")
     total = int(result.num_likelihood_evaluations)
     return result, spent * max(total / max(likelihood.calls, 1), 1.0)
 
