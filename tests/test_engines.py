@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -195,3 +198,21 @@ def test_served_posteriors_are_those_of_torch_within_a_thousandth_of_their_width
         np.testing.assert_allclose(a[[100, 1000, -100]], b[[100, 1000, -100]], atol=5e-3 * a.std())
     assert by_openvino.log_bayes == pytest.approx(by_torch.log_bayes, abs=1e-3)
     assert by_openvino.ess == pytest.approx(by_torch.ess, rel=1e-2)
+
+
+def test_openvino_leaves_no_identifier_and_reports_to_nobody(tmp_path: Path) -> None:
+    """Its package of statistics makes one in the user's home, from which it counts him, when OpenVINO is imported."""
+    pytest.importorskip("openvino")
+    program = (
+        "import sys; from gwstream.inference.engine_openvino import _failures; _failures();"
+        "print('openvino' in sys.modules, sys.modules['openvino_telemetry'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env=os.environ | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.stdout == "True None\n", done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,10 +1,12 @@
 """OpenVINO on the CPU: the network exported by `torch.export`, compiled for this processor.
 
 Its frontend is called directly: the converter around it, ``openvino.convert_model``, reports to its makers' statistics.
+Importing OpenVINO alone already loads what does so, which makes an identifier in the user's home: it is kept out.
 """
 
 from __future__ import annotations
 
+import sys
 import warnings
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
@@ -81,6 +83,7 @@ ENGINE = OpenVinoEngine
 
 def _failures() -> tuple[type[Exception], ...]:
     """What OpenVINO's frontend raises. Raises `EngineError` where OpenVINO cannot be loaded."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # not to be imported: see the top
     try:
         from openvino import frontend
     except (ImportError, OSError) as problem:
