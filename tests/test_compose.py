@@ -179,7 +179,7 @@ def image(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=1500, env=clean)
         assert not done.returncode, f"{command}: {done.stdout}{done.stderr}"
         print(done.stdout[-600:])
-        return done.stdout.strip().splitlines()[-1]
+        return "".join(done.stdout.splitlines()[-1:])
 
     try:
         scratch = buildah("from", "scratch")
@@ -192,7 +192,7 @@ def image(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             "--layers=false",
             *options,
             "-f",
-            "deploy/Containerfile",
+            str(context / "deploy/Containerfile"),
             "-t",
             "gwstream",
             str(context),
