@@ -11,7 +11,7 @@ DEMO ?=
 SOAK ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-peers test-install test-tensorrt lint format docs bench bench-latency bench-conditioning bench-inference \
+.PHONY: help demo test test-slow test-peers test-install test-tensorrt lint format docs site bench bench-latency bench-conditioning bench-inference \
   bench-peers bench-scaling bench-replay bench-capacity bench-capacity-long bench-dynesty bench-hour bench-network bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
   bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants bench-restart bench-engines soak soak-report sbom audit train validate compare clean system-packages
 
@@ -40,7 +40,7 @@ demo: $(VENV)/.demo ## GW150914 through the daemon, about a minute (options: mak
 test: $(VENV)/.test system-packages lint ## all checks and tests
 	$(BIN)/pytest -m "not slow and not peers and not install and not tensorrt"
 
-test-peers: $(VENV)/.test $(PEERS)/.done ## the tests that read our files with bilby and PESummary
+test-peers: $(VENV)/.test $(PEERS)/.done ## the tests that need bilby, PESummary, or Node with npm
 	$(BIN)/pytest -m peers
 
 test-install: $(VENV)/.test ## install as the README says on a fresh Debian 12 under systemd (10 minutes; root, debootstrap)
@@ -56,7 +56,7 @@ lint: $(VENV)/.test ## style, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=benchmarks $(BIN)/mypy --allow-any-generics --implicit-reexport benchmarks tools
+	MYPYPATH=benchmarks $(BIN)/mypy --allow-any-generics --implicit-reexport benchmarks tools docs/examples
 	$(BIN)/lint-imports
 
 format: $(VENV)/.test ## put the code into its form
@@ -66,13 +66,16 @@ format: $(VENV)/.test ## put the code into its form
 # mosquitto lies in /usr/sbin, which is not on everybody's path
 system-packages:
 	@missing=""; for pair in mosquitto:mosquitto mosquitto_sub:mosquitto-clients chromium:chromium prometheus:prometheus \
-	  docker-compose:docker-compose zsh:zsh fish:fish; do \
+	  docker-compose:docker-compose zsh:zsh fish:fish jq:jq; do \
 	  PATH="$$PATH:/usr/sbin" command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; done; \
 	if [ -n "$$missing" ]; then \
 	  echo "Tests that need these system packages are skipped. To have them: sudo apt-get install$$missing"; fi
 
 docs: $(VENV)/.test ## docs/metrics.md and docs/messages.md from the code
 	$(BIN)/python tools/make_reference.py
+
+site: $(VENV)/.test ## the documents as a site, build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file tools/mkdocs.yml
 
 bench: bench-latency bench-conditioning bench-inference bench-engines bench-scaling bench-replay bench-capacity \
   bench-restart bench-network ## all that take under ten minutes each (three quarters of an hour)

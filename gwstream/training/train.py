@@ -10,6 +10,7 @@ import csv
 import json
 import math
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,7 @@ def train(
     folder of examples made for another.
     """
     spec = read_spec(recipe)
+    _say("making the template bank")
     bank = bank_builder.build(spec)  # of the recipe's seed: networks of all seeds share bank and examples
     simulator = Simulator(spec, bank)
     if seed is not None:
@@ -78,6 +80,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(spec.training.seed)
     source = Fresh(spec, bank, simulator) if data is None else _store(data, spec, bank, simulator)
+    _say("making noise spectra, and the examples that are kept aside; training begins in some minutes")
     run = _start(spec, source, held_out(spec, bank, simulator))
     if resume:
         _restore(run, folder / "checkpoint.safetensors")
@@ -87,11 +90,17 @@ def train(
     _tell(folder / "training.json", spec, source, run, (run.step - first, time.monotonic() - began))
     run.net.load_state_dict(run.average)
     weights = recipe.parent / checkpoint.WEIGHTS
+    _say("measuring how far windows of the training lie apart")
     checkpoint.save(weights, spec, bank, run.net, gather(spec, bank, simulator))
     for name in ("training.json", "held-out.csv"):  # what comparisons tell of the run
         if folder != recipe.parent:
             shutil.copy(folder / name, recipe.parent / name)
     return weights
+
+
+def _say(what: str) -> None:
+    """To who waits before a terminal; the progress bar comes with the first step."""
+    print(f"{what} ...", file=sys.stderr, flush=True)
 
 
 def prepare(recipe: Path, data: Data) -> int:

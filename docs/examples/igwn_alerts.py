@@ -1,0 +1,93 @@
+"""Good events as alert documents in the form of IGWN's (igwn-gwalert-schema), a line of JSON each.
+
+python igwn_alerts.py --far 1e-5 [HOST[:PORT]] | mosquitto_pub -V mqttv5 -q 1 -l -t alerts/gwstream
+
+What the schema asks for and gwstream does not know is left empty, and no alert is called significant: there is no sky
+map, and no probability that the source is astrophysical. The false alarm rate is that of good events as you have
+measured it at your detector, in Hz: gwstream states none for a single event.
+"""
+
+import argparse
+import asyncio
+import json
+from collections import OrderedDict
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from gwstream.client import Broker, Event, Message, NetworkEvent, everything
+
+REMEMBERED = 1000  # events that may still be updated
+LEAP_SECONDS = 18  # GPS less UTC, since 2017
+
+
+class Alerts:
+    """What is told of each event; ``rate``: of good events from noise alone, Hz."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._told: OrderedDict[str, str] = OrderedDict()  # superevent by the id of the event that tells it now
+
+    def of(self, message: Message) -> Iterator[dict[str, Any]]:
+        """The alerts that an event leads to: a new one, an update, and the retraction of what is no more."""
+        if not isinstance(message, Event | NetworkEvent):
+            return
+        told = [self._told.pop(name) for name in (message.id, *message.supersedes) if name in self._told]
+        known = list(dict.fromkeys(told))  # events of several detectors that are one now
+        if isinstance(message, NetworkEvent) and message.withdrawn:
+            yield from (self._alert(name, "RETRACTION", None) for name in known)
+        elif known or message.good:
+            name = known[0] if known else message.id
+            self._remember(message.id, name)
+            if message.good:
+                yield self._alert(name, "UPDATE" if known else "PRELIMINARY", self._event(message))
+            yield from (self._alert(other, "RETRACTION", None) for other in known[1:])
+
+    def _remember(self, event: str, name: str) -> None:
+        self._told[event] = name
+        if len(self._told) > REMEMBERED:
+            self._told.popitem(last=False)
+
+    def _event(self, message: Event | NetworkEvent) -> dict[str, Any]:
+        instruments = list(message.members) if isinstance(message, NetworkEvent) else [message.detector]
+        return {
+            "time": utc(message.gps),
+            "far": self._rate,
+            "significant": False,
+            "instruments": instruments,
+            "group": "CBC",
+            "pipeline": "gwstream",
+            "search": "BBH",
+            "classification": {},
+            "properties": {},
+            "skymap": None,
+        }
+
+    @staticmethod
+    def _alert(name: str, kind: str, event: dict[str, Any] | None) -> dict[str, Any]:
+        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        common = {"alert_type": kind, "time_created": now, "superevent_id": name}
+        return {**common, "event": event, "external_coinc": None, "urls": {}}
+
+
+def utc(gps: float) -> str:
+    """ISO 8601, to the millisecond."""
+    moment = datetime(1980, 1, 6, tzinfo=UTC) + timedelta(seconds=gps - LEAP_SECONDS)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+async def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("broker", nargs="?", default="127.0.0.1", metavar="HOST[:PORT]")
+    options.add_argument("--far", type=float, required=True, metavar="HZ", help="rate of good events from noise alone")
+    given = options.parse_args()
+    host, _, port = given.broker.partition(":")
+    alerts = Alerts(given.far)
+    async for message in everything(Broker(host=host, port=int(port or 1883))):
+        if isinstance(message, Message):
+            for alert in alerts.of(message):
+                print(json.dumps(alert), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
