@@ -192,6 +192,7 @@ async def _expected(episode: Episode, after: bool, model: Model) -> tuple[dict[s
         config=config,
         source=Right(episode, after),
         conditioner=partial(Conditioner, model.spec),
+        spec=model.spec.conditioning,
         inference=Inference(model, config.inference),
         prior=model.spec.prior,
         publisher=kept,

@@ -100,6 +100,9 @@ class InferenceConfig(Section):
     gate_snr: float = Field(6.5, ge=0, description="matched-filter SNR a window must reach")
     draws: int = Field(2000, ge=100, le=100_000)
     latents: int = Field(1000, ge=10, le=20_000, description="components of the proposal's mixture")
+    latency_target: float = Field(
+        2.0, ge=0.2, le=3600, description="s live windows may wait; then fewer draws are made, then fewer windows"
+    )
     threads: int = Field(1, ge=1, le=64)
     likelihood: Literal["gaussian", "student"] = Field(
         "gaussian", description="student: allows for the uncertainty of a spectrum made from few segments"

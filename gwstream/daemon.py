@@ -103,6 +103,7 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
                 config=config,
                 source=source,
                 conditioner=partial(_conditioner, model, states),
+                spec=model.spec.conditioning,
                 summarizer=summarizer,
                 progress=progress,
                 inference=keeper,

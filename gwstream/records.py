@@ -23,6 +23,10 @@ PARAMETERS = ("mass_1", "mass_2", "effective_distance", "coalescence_time", "pha
 Detector-frame solar masses (mass_1 >= mass_2), Gpc, seconds after the window's first sample, radians in [0, pi)."""
 
 
+LOADS = ("all", "weighted only", "fewer draws", "every second window", "every fourth window", "newest windows")
+"""What is done for live windows, by level of load: see `gwstream.pipeline.load`."""
+
+
 def gps_ns(start: int, rate: int) -> int:
     """GPS time in integer ns of sample number ``start`` at ``rate`` Hz, rounded to the nearest ns."""
     return (start * NANO * 2 + rate) // (2 * rate)
@@ -260,7 +264,7 @@ class Outgoing:
     the ``time.monotonic_ns()`` at its end, in order; each step lasts from the mark before it.
     ``data_end_ns``: GPS ns of the last sample needed. ``first_event``: of a network event, ``time.monotonic_ns()`` at
     which the first of its members' events was made; 0: of anything else. ``calibration``: how known signals fared of
-    late, fit for JSON.
+    late, fit for JSON. ``load``: one of `LOADS`, where the daemon was overloaded; else empty.
 
     Raises ValueError for a summary of an injected window: none is ever on its way to the broker.
     """
@@ -271,6 +275,7 @@ class Outgoing:
     data_end_ns: int
     first_event: int = 0
     calibration: Mapping[str, object] | None = None
+    load: str = ""
 
     def __post_init__(self) -> None:
         if self.summary.injected:

@@ -1,4 +1,7 @@
-"""``gwstream`` where parts hang at will: each as long as a file of its name lies in the directory ``$HANG``."""
+"""``gwstream`` where parts hang at will: each as long as a file of its name lies in the directory ``$HANG``.
+
+The engine is ``slow`` in the same way.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,10 @@ def hang(name: str) -> None:
 
 
 def gates(self: Inference, batch: Batch) -> Sequence[Trigger]:
-    """An engine that does not come back."""
+    """An engine that does not come back, or takes its time."""
     hang("engine")
+    if (PLACE / "slow").exists():
+        time.sleep(1)
     return gate(self, batch)
 
 

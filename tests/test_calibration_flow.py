@@ -92,6 +92,7 @@ async def flow(interval: float) -> Out:
             config=config,
             source=source,
             conditioner=partial(Conditioner, shipped().spec),
+            spec=shipped().spec.conditioning,
             inference=served,
             prior=served.prior,
             publisher=Publisher(out),

@@ -143,7 +143,8 @@ def daemon(folder: Path, broker: int, more: str = "") -> Iterator[tuple[subproce
     """``gwstream run`` on frames in ``folder``, and its HTTP port. ``more``: settings of [inference]."""
     http = free_port()
     lines = [f"[source.detectors.{name}]\ndirectory = {str(path)!r}" for name, path in folders(folder).items()]
-    lines += [f"[inference]\nmodel = {str(settings.default_model())!r}\n{more}", f"[publish]\nport = {broker}"]
+    lines += [f"[inference]\nmodel = {str(settings.default_model())!r}\nlatency_target = 60.0\n{more}"]  # equal draws
+    lines += [f"[publish]\nport = {broker}"]
     lines += [f"[metrics]\nport = {http}", "[service]\ndrain = 30.0", f"state = {str(folder / 'state')!r}"]
     path = folder / "gwstream.toml"
     path.write_text("\n".join(lines))
@@ -313,6 +314,7 @@ async def posteriors(model: Model, config: Config, source: Any) -> dict[str, byt
             config=config,
             source=opened,
             conditioner=partial(Conditioner, model.spec),
+            spec=model.spec.conditioning,
             inference=Inference(model, config.inference),
             prior=model.spec.prior,
             publisher=publisher,

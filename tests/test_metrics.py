@@ -43,6 +43,7 @@ def busy(detectors: tuple[str, ...] = ("H1", "L1")) -> Metrics:
         metrics.stage(stage, 0.02)
         metrics.queue(stage, 3)
     metrics.loop_lag(0.001)
+    metrics.load(3, "every second window")
     metrics.web_clients(2)
     metrics.connection(True, "")
     metrics.connection(False, "gone")
@@ -95,6 +96,7 @@ def test_values_are_those_that_were_told() -> None:
     assert value(metrics, "gwstream_network_events_total", quality="suspect") == 0
     assert value(metrics, "gwstream_published_total", detector="network", kind="network") == 2
     assert value(metrics, "gwstream_queue_depth", stage="publish") == 7
+    assert value(metrics, "gwstream_load_level") == 3
     assert value(metrics, "gwstream_outbox_used_ratio") == pytest.approx(7 / 10_000)
     assert value(metrics, "gwstream_outbox_durable") == 1
     assert value(metrics, "gwstream_broker_connected") == 0

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def names(kept: Sequence[Kept]) -> list[tuple[str, str]]:
 
 async def test_what_was_not_acknowledged_outlives_the_process_as_it_was(tmp_path: Path) -> None:
     sent = [outgoing(0), outgoing(0, "H1", "event"), outgoing(1, "L1"), outgoing(1, "L1", "network"), outgoing(2)]
+    sent[3] = replace(sent[3], load="fewer draws")
     async with Outbox(PublishConfig(), tmp_path) as box:
         for one in sent:
             assert await box.put(one)
@@ -77,6 +79,7 @@ async def test_what_was_not_acknowledged_outlives_the_process_as_it_was(tmp_path
         assert [kept.outgoing.summary for kept in left] == [one.summary for one in sent[2:]]
         assert [kept.outgoing.marks for kept in left] == [one.marks for one in sent[2:]]  # times count on
         assert [kept.outgoing.arrived for kept in left] == [one.arrived for one in sent[2:]]
+        assert [kept.outgoing.load for kept in left] == ["", "fewer draws", ""]
         assert [kept.sequence for kept in left] == [0, 0, 2]
         assert {kept.attempt for kept in left} == {1}  # it may have been sent before
         assert await box.put(outgoing(3))

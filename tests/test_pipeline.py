@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import GPS, RATE, posterior, report, trigger, whitener, window
+from fakes import GPS, HOP, RATE, posterior, report, trigger, whitener, window
 
 from gwstream.calibration import Report
 from gwstream.calibration.shadow import Planned
 from gwstream.config import Config
 from gwstream.errors import EngineError, SourceError
-from gwstream.pipeline import BATCHES_AT_REST, CUTS, RECORDS, TRIGGERS, run
+from gwstream.model import ConditioningSpec
+from gwstream.pipeline import CUTS, RECORDS, run
 from gwstream.pipeline.network import KEPT, Followed
 from gwstream.pipeline.parts import Parts
+from gwstream.pipeline.waiting import BATCHES_AT_REST, TRIGGERS
 from gwstream.prior import Prior
 from gwstream.records import Batch, Gap, Outgoing, Posterior, Strain, Summary, Trigger, Whitener, Window
 from gwstream.summary import News, Summarizer
@@ -96,7 +98,7 @@ class FakeInference:
             out.append(trigger(one, self.passing.get(number, 0.9), passed=number in self.passing))
         return out
 
-    def infer(self, found: Trigger, bucket: int) -> Posterior:
+    def infer(self, found: Trigger, bucket: int, draws: int | None = None) -> Posterior:
         self.threads.add(threading.get_ident())
         if self.hold is not None:
             assert self.hold.wait(5)
@@ -138,6 +140,7 @@ class FakeObserver:
         self.stages: Counter[str] = Counter()
         self.depths: Counter[str] = Counter()
         self.last: dict[str, int] = {}
+        self.loads: list[str] = []
 
     def record(self, record: Strain | Gap) -> None:
         self.seen["record"] += 1
@@ -157,6 +160,9 @@ class FakeObserver:
     def stage(self, stage: str, seconds: float) -> None:
         assert seconds >= 0
         self.stages[stage] += 1
+
+    def load(self, level: int, text: str) -> None:
+        self.loads.append(text)
 
     def queue(self, stage: str, depth: int) -> None:
         self.depths[stage] = max(self.depths[stage], depth)
@@ -208,6 +214,7 @@ def parts(source: FakeSource, **changes: Any) -> Parts:
         "source": source,
         "conditioner": FakeConditioner,
         "inference": FakeInference(),
+        "spec": ConditioningSpec(rate=RATE, hop=HOP),
         "prior": Prior(),
         "publisher": FakePublisher(),
     }
@@ -226,7 +233,8 @@ async def finish(joined: Parts, stop: asyncio.Event | None = None) -> FakePublis
 def ours() -> set[str]:
     """Names of the pipeline's tasks that still run."""
     names = {task.get_name() for task in asyncio.all_tasks()}
-    return {name for name in names if name.split()[0] in {"source", "conditioning", "batching", "inference", "publish"}}
+    mine = {"source", "conditioning", "batching", "inference", "load", "publish"}
+    return {name for name in names if name.split()[0] in mine}
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -432,7 +440,7 @@ async def test_what_is_not_live_waits_and_loses_nothing() -> None:
 
 async def test_live_strain_that_comes_too_fast_is_given_up_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = 64
-    monkeypatch.setattr("gwstream.pipeline.BATCHES", batches)
+    monkeypatch.setattr("gwstream.pipeline.waiting.BATCHES", batches)
     seconds = 2 * batches
     source = FakeSource({"H1": [strain(n) for n in range(seconds)]}, live=True)
     inference, lost = FakeInference({3: 0.75}), Counter[tuple[str, str, str]]()
@@ -455,7 +463,7 @@ async def test_live_strain_that_comes_too_fast_is_given_up_oldest_first(monkeypa
 async def test_windows_behind_the_gate_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     bound = 64
     assert bound < TRIGGERS
-    monkeypatch.setattr("gwstream.pipeline.TRIGGERS", bound)
+    monkeypatch.setattr("gwstream.pipeline.waiting.TRIGGERS", bound)
     everything = dict.fromkeys(range(16), 0.75)
     seconds = 64
     source = FakeSource({"H1": [strain(n) for n in range(seconds)]}, live=True)

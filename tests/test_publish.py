@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,14 +119,16 @@ async def test_a_plain_subscriber_gets_valid_messages_with_properties(tmp_path: 
     async with brokers.mosquitto(tmp_path) as broker, Subscriber(broker.port) as subscriber:
         publisher = Publisher(settings(broker.port, expiry=77, retention=77))
         hashes = {"hash": "0" * 64, "conditioning_hash": "1" * 64}
-        publisher.tell(engine="torch", model={"name": "bbh-1det", "version": "1", **hashes})
+        publisher.tell(engine="torch", load="every second window", model={"name": "bbh-1det", "version": "1", **hashes})
         async with running(publisher):
             await publisher.put(outgoing(0, "H1"))
             await publisher.put(outgoing(0, "H1", "event"))
-            await publisher.put(outgoing(0, "L1"))
+            await publisher.put(replace(outgoing(0, "L1"), load="every second window"))
             await publisher.put(outgoing(0, "L1", "network"))
             assert await publisher.drain(5) == 0
             await until(lambda: len(subscriber.messages) >= 5)
+    loads = {m.topic: json.loads(m.payload).get("delivery", {}).get("load") for m in subscriber.messages}
+    assert {topic: load for topic, load in loads.items() if load} == {"gwstream/L1/posterior": "every second window"}
     assert {m.topic for m in subscriber.messages} == {
         "gwstream/network/event",
         "gwstream/H1/posterior",

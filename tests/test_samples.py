@@ -57,7 +57,7 @@ class Fake:
     def gate(self, batch: Batch) -> tuple[Trigger, ...]:
         return tuple(fakes.trigger(window) for window in batch.windows)
 
-    def infer(self, trigger: Trigger, bucket: int) -> Posterior:
+    def infer(self, trigger: Trigger, bucket: int, draws: int | None = None) -> Posterior:
         return replace(fakes.posterior(trigger.window), bucket=bucket)
 
     def prepare(self, whitener: Whitener) -> None:

@@ -221,6 +221,9 @@ async def test_live_view_and_its_keys(tmp_path: Path) -> None:
         assert "Nothing has come yet" in screen.text
         assert "0.89 ± 0.01 of 300" in screen.text
         assert "ALARM: phase not calibrated" in screen.text
+        assert "overloaded" not in screen.text
+        publisher.tell(load="fewer draws")
+        await screen.shows("overloaded: fewer draws")
         for number in range(3):
             await publisher.put(outgoing(number))
         await publisher.put(outgoing(0, "H1", "event"))

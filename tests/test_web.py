@@ -295,6 +295,14 @@ async def test_watch_tells_each_sample_once_and_gaps_as_gaps() -> None:
     assert facts["detectors"] == {"H1": {"state": "full"}, "L1": {"state": "waiting"}}
 
 
+async def test_watch_tells_of_the_load() -> None:
+    live, told = new_feed(), list[dict[str, Any]]()
+    Watch(live, tell=lambda **facts: told.append(facts)).load(2, "fewer draws")
+    assert told[-1] == {"load": "fewer draws"}
+    with live.page() as page:
+        assert '"load":"fewer draws"' in (await anext(page)).decode()
+
+
 async def test_watch_tells_of_known_signals_now_and_then_and_of_an_alarm_at_once() -> None:
     live = new_feed()
     told: list[dict[str, Any]] = []
@@ -325,6 +333,11 @@ async def test_the_page_in_a_real_browser(tmp_path: Path) -> None:
             await page.until("document.querySelector('#link-page dd')?.textContent === 'live'")
             assert await page.run("!document.querySelector('#none').hidden")
             assert await page.until("document.querySelector('#about').textContent") == "model bbh-1det 1 on torch"
+            live.about(load="fewer draws")
+            about = "model bbh-1det 1 on torch, overloaded: fewer draws"
+            await page.until(f"document.querySelector('#about').textContent === '{about}'")
+            live.about(load="all")
+            await page.until("document.querySelector('#about').textContent === 'model bbh-1det 1 on torch'")
             live.detector("H1", good(snr=4.2))
             for second in range(3):
                 noise = np.random.default_rng(second).normal(size=256)

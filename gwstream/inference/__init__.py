@@ -149,11 +149,11 @@ class Inference:
         noise = self.model.net.noise(rng, self._config.latents)
         return self.model.net.density(*self._engine.run(seen.y, samples, *noise))
 
-    def infer(self, trigger: Trigger, bucket: int = 1) -> Posterior:
-        """The weighted posterior of one window."""
+    def infer(self, trigger: Trigger, bucket: int = 1, draws: int | None = None) -> Posterior:
+        """The weighted posterior of one window; ``draws``: as many as are set, unless it is given."""
         window = trigger.window
         proposed = self.propose(window)
-        found = sample(proposed.proposal, proposed.log_target, self._config.draws, proposed.rng)
+        found = sample(proposed.proposal, proposed.log_target, draws or self._config.draws, proposed.rng)
         samples = proposed.parameters(found.e)
         weights = found.weights
         likeliest = samples[np.argsort(found.log_target)[-BEST_OF:]]

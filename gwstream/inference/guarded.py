@@ -44,10 +44,10 @@ class GuardedInference(Inference):
         super().prepare(whitener)
         self._guarded.recheck(busy=False)
 
-    def infer(self, trigger: Trigger, bucket: int = 1) -> Posterior:
+    def infer(self, trigger: Trigger, bucket: int = 1, draws: int | None = None) -> Posterior:
         """See `Inference`."""
         self._guarded.recheck(busy=True)
-        return super().infer(trigger, bucket)
+        return super().infer(trigger, bucket, draws)
 
 
 def golden(model: Model, latents: int) -> list[Golden]:

@@ -93,6 +93,8 @@ class Metrics:
             registry=r,
         )
         self._queue = Gauge("gwstream_queue_depth", "Records waiting before a stage.", ["stage"], registry=r)
+        about = "What is done for live windows, 0: all; 2: fewer draws; 3, 4: every second, fourth window; 5: newest."
+        self._load = Gauge("gwstream_load_level", about, registry=r)
         self._outbox = Gauge("gwstream_outbox_used_ratio", "Used part of publish.queue.", registry=r)
         self._batches = Counter("gwstream_batches_total", "Batches by bucket.", ["bucket"], registry=r)
 
@@ -189,6 +191,10 @@ class Metrics:
     def queue(self, stage: str, depth: int) -> None:
         """Records waiting before a stage."""
         self._child(self._queue, stage).set(depth)
+
+    def load(self, level: int, text: str) -> None:
+        """What is done for live windows: index in `records.LOADS`."""
+        self._load.set(level)
 
     def record(self, record: Strain | Gap) -> None:
         """Strain came in, or was missing or vetoed."""

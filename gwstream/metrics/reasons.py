@@ -9,7 +9,9 @@ from gwstream.source.report import REASONS as SOURCE
 MEANINGS: Mapping[str, Mapping[str, str]] = {
     "source": SOURCE,
     "inference": {
-        "overload": "more windows than can be judged, or more behind the gate than can become posteriors",
+        "fewer_draws": "under overload: a posterior with a quarter of its draws",
+        "coarser_hop": "under overload: a window that was left out, every second or three of four",
+        "overload": "under overload: a window that waited for longer than inference.latency_target, or one too many",
         "engine_given_up": "an engine failed, or strayed from torch: the next one serves, and nothing is lost",
         "stopped": "the daemon was told to stop before they were judged",
     },

@@ -35,6 +35,11 @@ class Channel(Generic[T]):
     def __len__(self) -> int:
         return len(self._items)
 
+    @property
+    def first(self) -> T | None:
+        """The oldest item, which stays where it is; None: there is none."""
+        return self._items[0] if self._items else None
+
     async def put(self, item: T) -> None:
         """Append ``item``, when there is room."""
         while len(self._items) >= self._limit:
@@ -59,8 +64,13 @@ class Channel(Generic[T]):
             self._more.clear()
             async with asyncio.timeout_at(until):
                 await self._more.wait()
+        return self.take()
+
+    def take(self) -> T:
+        """The oldest item. Raises IndexError where there is none."""
+        item = self._items.popleft()
         self._room.set()
-        return self._items.popleft()
+        return item
 
     async def __aiter__(self) -> AsyncIterator[T]:
         with suppress(Closed):

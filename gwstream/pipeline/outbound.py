@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gwstream.pipeline.journey import Journey
+from gwstream.pipeline.load import Level
 from gwstream.pipeline.network import Followed
 from gwstream.pipeline.parts import Parts
 from gwstream.records import Outgoing, Summary, Window, gps_ns
@@ -17,18 +18,20 @@ class Outbound:
         self._parts = parts
         self._followed = Followed(parts.config.summary.network.wait, parts.tally)
 
-    async def send(self, summaries: Sequence[Summary], window: Window, journey: Journey, end: int) -> None:
-        """Summaries that ``window`` has led to, made at ``end`` (monotonic ns)."""
+    async def send(self, summaries: Sequence[Summary], window: Window, journey: Journey, level: Level) -> None:
+        """Summaries that ``window`` has led to under the load ``level``; the journey ends where they were made."""
+        end = journey.left("summary")
         calibration = self._parts.calibration
         told = calibration.told(window.detector) if calibration is not None else None
         for summary in summaries:
             outgoing = Outgoing(
                 summary=summary,
                 arrived=journey.arrived,
-                marks=journey.then("summary", end).marks,
+                marks=journey.marks,
                 data_end_ns=gps_ns(window.start + len(window.samples), window.rate),
                 first_event=self._followed.first(summary, end),
                 calibration=told if summary.detector == window.detector else None,
+                load=level.text if level else "",
             )
             for observer in self._parts.observers:
                 observer.outgoing(outgoing, window)

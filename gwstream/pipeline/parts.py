@@ -11,6 +11,7 @@ from gwstream.calibration.shadow import Planned
 from gwstream.conditioning import State
 from gwstream.config import Config
 from gwstream.health import Health
+from gwstream.model import ConditioningSpec
 from gwstream.pipeline.progress import Taken
 from gwstream.prior import Prior
 from gwstream.records import Batch, Gap, Outgoing, Posterior, Strain, Tally, Trigger, Whitener, Window, silent
@@ -40,7 +41,7 @@ class InferenceLike(Protocol):
     """What the pipeline asks of `gwstream.inference.Inference`."""
 
     def gate(self, batch: Batch) -> Sequence[Trigger]: ...
-    def infer(self, trigger: Trigger, bucket: int) -> Posterior: ...
+    def infer(self, trigger: Trigger, bucket: int, draws: int | None = None) -> Posterior: ...
     def prepare(self, whitener: Whitener) -> None: ...
 
 
@@ -98,10 +99,14 @@ class Observer(Protocol):
     def queue(self, stage: str, depth: int) -> None:
         """So many items wait before a stage."""
 
+    def load(self, level: int, text: str) -> None:
+        """What is done for live windows from here on: index in `gwstream.records.LOADS`, and what stands there."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the pipeline joins. ``conditioner``: makes that of a detector. ``prior``: of the posteriors.
+    """What the pipeline joins. ``conditioner``: makes that of a detector; ``spec``: how windows follow one another.
+    ``prior``: of the posteriors.
 
     ``summarizer``: that goes on with events of another process; None: a new one. ``progress``: keeps how far we are.
     ``health``: hears what the stages have in hand.
@@ -110,6 +115,7 @@ class Parts:
     config: Config
     source: SourceLike
     conditioner: Callable[[str], ConditionerLike]
+    spec: ConditioningSpec
     inference: InferenceLike
     prior: Prior
     publisher: PublisherLike

@@ -39,6 +39,8 @@ def delivery(outgoing: Outgoing, *, sequence: int, attempt: int, monotonic_ns: i
     }
     if outgoing.first_event:
         part["since_first_event"] = round((monotonic_ns - outgoing.first_event) / NANO, 6)
+    if outgoing.load:
+        part["load"] = outgoing.load
     return part if outgoing.calibration is None else part | {"calibration": outgoing.calibration}
 
 

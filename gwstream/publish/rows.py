@@ -101,6 +101,7 @@ def packed(row: Row, offset: int) -> tuple[object, ...]:
         "data_end_ns": one.data_end_ns,
         "first_event": one.first_event and one.first_event + offset,
         "calibration": one.calibration,
+        "load": one.load,
     }
     event = None if summary.event is None else json.dumps(summary.event)
     return (
@@ -129,6 +130,7 @@ def unpacked(values: tuple[object, ...], offset: int) -> Row:
         data_end_ns=told["data_end_ns"],
         first_event=told["first_event"] and told["first_event"] - offset,
         calibration=told["calibration"],
+        load=told.get("load", ""),  # those of before have none
     )
     row = Row(n=n, at=at, outgoing=outgoing, sequence=sequence)  # type: ignore[arg-type]
     return replace(row, state=state, delivery=delivery)  # type: ignore[arg-type]

@@ -118,7 +118,7 @@ class InferenceLike(Protocol):
     """What makes posteriors."""
 
     def gate(self, batch: Batch) -> Sequence[Trigger]: ...
-    def infer(self, trigger: Trigger, bucket: int) -> Posterior: ...
+    def infer(self, trigger: Trigger, bucket: int, draws: int | None = None) -> Posterior: ...
     def prepare(self, whitener: Whitener) -> None: ...
 
 
@@ -135,9 +135,9 @@ class Keeper:
         self.gate = inference.gate
         self.prepare = inference.prepare
 
-    def infer(self, trigger: Trigger, bucket: int) -> Posterior:
+    def infer(self, trigger: Trigger, bucket: int, draws: int | None = None) -> Posterior:
         """As the inference does it."""
-        posterior = self._inference.infer(trigger, bucket)
+        posterior = self._inference.infer(trigger, bucket, draws)
         with self._lock:
             self._posteriors[posterior.id] = posterior
             while len(self._posteriors) > self._kept:

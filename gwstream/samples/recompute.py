@@ -31,7 +31,9 @@ def posteriors(config: Config, strains: Mapping[str, Iterable[Strain | Gap]], me
     for message in messages:
         part = message["posterior"]
         window = _window(Conditioner(model.spec, part["detector"]), strains[part["detector"]], part)
-        posterior = inference.infer(inference.gate(Batch((window,), part["bucket"]))[0], part["bucket"])
+        trigger = inference.gate(Batch((window,), part["bucket"]))[0]
+        draws = part["sampling"]["draws"]  # fewer than are set, where the daemon was overloaded
+        posterior = inference.infer(trigger, part["bucket"], draws)
         drawn = Drawn.of(posterior, inference.prior, config.summary)
         if drawn.sha256 != message["sha256"]:
             raise SamplesError(

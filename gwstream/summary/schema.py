@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gwstream.records import PARAMETERS
+from gwstream.records import LOADS, PARAMETERS
 from gwstream.summary import network
 from gwstream.summary.message import DISTANCE_DENSITIES, NOISES, REASONS, UNITS
 from gwstream.summary.shapes import COUNT, GPS, MAYBE, NS, NUMBER, TEXT, Schema, opened, record, says
@@ -68,6 +68,7 @@ def _status() -> Schema:
         model=_model(),
         engine=TEXT,
         parity=says(_parity(), "of the engine with PyTorch"),
+        load=says({"enum": list(LOADS)}, "what is done for live windows: less than all where the daemon is overloaded"),
         detectors=says(opened(record(), opened(record(state={"enum": list(STATES)}))), "state of the PSD by detector"),
         calibration=says(opened(record(), {"$ref": "#/$defs/calibration"}), "how known signals fare, by detector"),
     )
@@ -113,6 +114,11 @@ def _delivery() -> Schema:
     )
     part["properties"]["since_first_event"] = says(
         NUMBER, "of network events: s from the first of its members' events that was made, to sending"
+    )
+    part["properties"]["load"] = says(
+        {"enum": list(LOADS[1:])},
+        "what an overloaded daemon did for its windows; absent: all. From 'fewer draws' on, sampling.draws is a quarter"
+        " of what is set; from 'every second window' on, the other windows are not judged",
     )
     part["properties"]["calibration"] = {"$ref": "#/$defs/calibration"}
     return opened(part)

@@ -82,6 +82,7 @@ class Daemon:
     version: str
     model: str
     engine: str
+    load: str
     outbox: int
     trouble: str
     sent_gps: float
@@ -153,6 +154,7 @@ class Known:
             version=str(body.get("version", "")),
             model=f"{model['name']} {model['version']}" if model else "",
             engine=str(body.get("engine", "")),
+            load=str(body.get("load", "all")),
             outbox=int(body.get("outbox", 0)),
             trouble=str(body.get("trouble", "")),
             sent_gps=float(body.get("sent_gps", 0.0)),

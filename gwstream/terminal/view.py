@@ -116,6 +116,8 @@ def _daemon(known: Known, name: str) -> Text:
     line.append(f"  outbox {daemon.outbox}", "yellow" if daemon.outbox else "default dim")
     if max(known.clock() - daemon.came, clock.gps_now_ns() / NANO - daemon.sent_gps) > SILENT:
         line.append("  says nothing any more", "red")
+    if daemon.load != "all":
+        line.append(f"  overloaded: {plain(daemon.load)}", "yellow")
     if daemon.trouble:
         line.append(f"  {plain(daemon.trouble)}", "red")
     return line

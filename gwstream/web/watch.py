@@ -103,6 +103,11 @@ class Watch:
     def queue(self, stage: str, depth: int) -> None:
         """Of no interest to the page."""
 
+    def load(self, level: int, text: str) -> None:
+        """What is done for live windows, from here on."""
+        self._feed.about(load=text)
+        self._tell(load=text)
+
     def _of(self, detector: str) -> _Detector:
         return self._detectors.setdefault(detector, _Detector())
 

@@ -42,7 +42,8 @@ function about(facts) {
   const instance = facts.instance === "gwstream" ? undefined : facts.instance;
   const { name, version } = facts.model ?? {};
   const model = [name && `model ${name} ${version}`, facts.engine && `on ${facts.engine}`].filter(Boolean).join(" ");
-  $("about").textContent = [instance, model].filter(Boolean).join(", ");
+  const load = facts.load && facts.load !== "all" && `overloaded: ${facts.load}`;
+  $("about").textContent = [instance, model, load].filter(Boolean).join(", ");
   $("version").textContent = [facts.version && `gwstream ${facts.version}`, facts.broker && `publishing to ${facts.broker}`].filter(Boolean).join(", ");
   (facts.detectors ?? []).forEach(view);
 }

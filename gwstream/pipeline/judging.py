@@ -1,0 +1,174 @@
+"""Inference and summary in the pipeline: what is judged next, by the one thread, and how well under which load."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from gwstream.pipeline.channel import Closed
+from gwstream.pipeline.journey import Batched, Journey, Pending
+from gwstream.pipeline.load import FEWER, Level, Load
+from gwstream.pipeline.outbound import Outbound
+from gwstream.pipeline.parts import CalibrationLike, Parts
+from gwstream.pipeline.waiting import Waiting
+from gwstream.pipeline.worker import Worker
+from gwstream.records import Summary, Trigger, Whitener, Window
+from gwstream.summary import News, Summarizer
+
+log = logging.getLogger("inference")
+
+LOOK = 0.25  # s between two looks at what waits
+FEWEST = 100  # draws a posterior has at least
+
+
+class Flow(Protocol):
+    """The pipeline around."""
+
+    def spent(self, stage: str, begin: int, end: int) -> None:
+        """A stage has worked on something from ``begin`` to ``end`` (monotonic ns)."""
+
+    def tell_depths(self) -> None:
+        """The queues are of another length."""
+
+    def rest(self) -> None:
+        """Nothing is in hand: perhaps all that has come is judged."""
+
+
+class Judging:
+    """Judges what is in ``waiting`` with ``thread``, and hands on what comes of it."""
+
+    def __init__(self, parts: Parts, waiting: Waiting, thread: Worker, flow: Flow) -> None:
+        self._parts = parts
+        self._live = parts.source.live
+        self._waiting = waiting
+        self._thread = thread
+        self._flow = flow
+        self._outbound = Outbound(parts)
+        self.summarizer = parts.summarizer or Summarizer(parts.config.summary, parts.prior)
+        self.fresh: dict[str, Whitener] = {}
+        """The newest whitener of each detector, where inference has not seen it yet."""
+        self.stopping = False
+        """Told to stop: no more known signals."""
+        self._target = parts.config.inference.latency_target
+        rate = len(parts.source.detectors) * parts.spec.rate / parts.spec.hop
+        self._load = Load(self._target, rate, tuple(level for level in Level if level != Level.WEIGHTED_ONLY))
+
+    async def watch(self) -> None:
+        """See how live strain is kept up with, until cancelled. Other strain waits, and is never shed."""
+        self._tell_load()
+        while self._live:
+            await asyncio.sleep(LOOK)
+            before, backlog = self._load.level, self._waiting.backlog()
+            level = self._load.look(backlog, asyncio.get_running_loop().time())
+            if level != before:
+                told = "%s, where it was %s: %d windows wait, the oldest for %.1f s"
+                severity = logging.WARNING if level > before else logging.INFO
+                log.log(severity, "load: " + told, level.text, before.text, backlog.waiting, backlog.age)
+                self._tell_load()
+
+    async def run(self) -> None:
+        """Gate what waits, then make the most urgent posterior, and look again."""
+        with suppress(Closed):
+            while True:
+                if self._load.level == Level.NEWEST_WINDOWS:
+                    self._waiting.shed_old(self._target)
+                if self._waiting.pending and not (self._live and len(self._waiting.batches)):
+                    await self._posterior(self._waiting.next())
+                    continue
+                self._flow.rest()
+                if self._live and not len(self._waiting.batches):
+                    await self._prepare()
+                batched = await self._next()
+                if batched is not None and (left := self._waiting.thinned(batched, self._load.level)) is not None:
+                    await self._gate(left)
+
+    async def _next(self) -> Batched | None:
+        """The next batch, or None after a known signal was judged while none came."""
+        calibration = self._parts.calibration
+        if calibration is None or self._waiting.pending or self.stopping:
+            return await self._waiting.batches.get()
+        due = calibration.due(asyncio.get_running_loop().time())
+        if self._live or due is None:
+            with suppress(TimeoutError):
+                return await self._waiting.batches.get(due)
+        await self._calibrate(calibration)
+        return None
+
+    async def _calibrate(self, calibration: CalibrationLike) -> None:
+        """Judge a known signal. Should live strain come meanwhile after all, that is counted."""
+        planned = calibration.take()
+        if planned is None:
+            return
+        loop = asyncio.get_running_loop()
+        begin = loop.time()
+        report = await self._thread.run(calibration.judge, planned)
+        calibration.done(report, loop.time() - begin)
+        if self._live and len(self._waiting.batches):
+            self._parts.tally("calibration", "made strain wait", report.detector)
+        for observer in self._parts.observers:
+            observer.calibrated(report)
+
+    async def _prepare(self) -> None:
+        """While nothing waits: filter the bank for the newest whiteners, which the next frame's windows will have."""
+        while self.fresh and not len(self._waiting.batches):
+            _, whitener = self.fresh.popitem()
+            await self._thread.run(self._parts.inference.prepare, whitener)
+
+    async def _gate(self, batched: Batched) -> None:
+        batch = batched.batch
+
+        def judge() -> tuple[int, Sequence[Trigger]]:
+            return time.monotonic_ns(), self._parts.inference.gate(batch)
+
+        begin, triggers = await self._thread.run(judge)
+        for observer in self._parts.observers:
+            observer.gated(batch, triggers)
+        if self._parts.calibration is not None:
+            self._parts.calibration.gated(triggers)
+        journeys = [journey.then("inference_queue", begin) for journey in batched.journeys]
+        self._waiting.gated(journeys, triggers, self._parts.prior.middle)
+        self._flow.tell_depths()
+
+    async def _posterior(self, pending: Pending) -> None:
+        """One posterior and its summaries on to the publisher; only then what they change in the network."""
+        infer, summarizer, window = self._parts.inference.infer, self.summarizer, pending.trigger.window
+        level = self._load.level
+        draws = self._draws(level, window.detector)
+
+        def work() -> tuple[int, tuple[Summary, ...], News | None]:
+            # alone, so that its bytes do not hang on what came in its batch
+            posterior = infer(pending.trigger, 1, draws)
+            done = time.monotonic_ns()
+            return done, *summarizer.own(posterior)
+
+        done, summaries, news = await self._thread.run(work)
+        self._waiting.judged(window.detector)
+        journey = pending.journey.then("inference", done)
+        self._flow.spent("inference", journey.left("batching"), done)
+        await self._hand_on(summaries, window, journey, level)
+        if news is not None:
+            changes = await self._thread.run(summarizer.together, news)
+            if changes:
+                await self._hand_on(changes, window, journey, level)
+
+    def _draws(self, level: Level, detector: str) -> int:
+        """Of a posterior at a level; fewer than are set are counted."""
+        wanted = self._parts.config.inference.draws
+        draws = wanted if level < Level.FEWER_DRAWS else max(wanted // FEWER, FEWEST)
+        if draws < wanted:
+            self._parts.tally("inference", "fewer_draws", detector)
+        return draws
+
+    async def _hand_on(self, summaries: Sequence[Summary], window: Window, journey: Journey, level: Level) -> None:
+        """Summaries that ``window`` has led to, just made, to the publisher."""
+        end = time.monotonic_ns()
+        self._flow.spent("summary", journey.left("inference"), end)
+        await self._outbound.send(summaries, window, journey.then("summary", end), level)
+
+    def _tell_load(self) -> None:
+        for observer in self._parts.observers:
+            observer.load(self._load.level, self._load.level.text)

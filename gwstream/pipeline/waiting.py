@@ -1,0 +1,130 @@
+"""Windows on their way to a verdict: where they wait, how long, and what is given up where that is too long."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gwstream.pipeline.channel import Channel
+from gwstream.pipeline.journey import Batched, Journey, Pending
+from gwstream.pipeline.load import Backlog, Level
+from gwstream.records import NANO, Tally, Trigger, bucket
+
+BATCHES = 1024  # of live strain that wait for the gate: what a restart finds, eight minutes of two detectors (40 MB)
+BATCHES_AT_REST = 4  # of any other
+TRIGGERS = 1024  # windows behind the gate that wait for their posterior: those, too, of what a restart finds (10 MB)
+
+
+class Waiting:
+    """Batches before the gate and windows behind it, and how many windows of each detector are `open`: cut, but neither
+    judged nor given up.
+
+    ``live``: what is too much is given up and counted; else whoever brings it waits. ``hop``: samples between windows.
+    """
+
+    def __init__(self, tally: Tally, *, live: bool, hop: int) -> None:
+        self._tally = tally
+        self._live = live
+        self._hop = hop
+        self.batches = Channel[Batched](BATCHES, self._overload) if live else Channel[Batched](BATCHES_AT_REST)
+        self._pending: list[Pending] = []  # a heap
+        self._batches = 0  # that the gate has judged
+        self.open: Counter[str] = Counter()
+        self._come = 0
+
+    @property
+    def pending(self) -> int:
+        """Windows behind the gate."""
+        return len(self._pending)
+
+    @property
+    def depth(self) -> int:
+        """Batches before the gate and windows behind it."""
+        return len(self.batches) + len(self._pending)
+
+    @property
+    def nothing(self) -> bool:
+        """Whether every window has been judged or given up."""
+        return not any(self.open.values())
+
+    def come(self, detector: str, count: int) -> None:
+        """Windows were cut."""
+        self._come += count
+        self.open[detector] += count
+
+    def judged(self, detector: str) -> None:
+        """A window has its verdict."""
+        self.open[detector] -= 1
+
+    def give_up(self, reason: str, detector: str, count: int = 1) -> None:
+        """Windows will have none."""
+        self.open[detector] -= count
+        self._tally("inference", reason, detector, count)
+
+    def backlog(self) -> Backlog:
+        """What waits now."""
+        first = self.batches.first
+        arrived = [one.journey.arrived for one in self._pending]
+        arrived += [journey.arrived for journey in first.journeys] if first else []
+        age = (time.monotonic_ns() - min(arrived)) / NANO if arrived else 0.0
+        return Backlog(self._come, self.open.total(), age)
+
+    def gated(self, journeys: Sequence[Journey], triggers: Sequence[Trigger], middle: float) -> None:
+        """A batch was judged: those that passed wait for their posterior, best placed first; the others are done."""
+        self._batches += 1
+        passed = []
+        for number, trigger in enumerate(triggers):
+            if trigger.passed:
+                passed.append((abs(trigger.time - middle), number))
+            else:
+                self.judged(trigger.window.detector)
+        places: Counter[str] = Counter()
+        for offset, number in sorted(passed):
+            trigger = triggers[number]
+            detector = trigger.window.detector
+            one = Pending(places[detector], self._batches, offset, number, trigger, journeys[number])
+            heapq.heappush(self._pending, one)
+            places[detector] += 1
+        while self._live and len(self._pending) > TRIGGERS:
+            worst = max(self._pending, key=lambda one: (one.place, -one.batch, one.offset))
+            self._pending.remove(worst)
+            heapq.heapify(self._pending)
+            self.give_up("overload", worst.trigger.window.detector)
+
+    def next(self) -> Pending:
+        """The most urgent window behind the gate."""
+        return heapq.heappop(self._pending)
+
+    def thinned(self, batched: Batched, level: Level) -> Batched | None:
+        """What is judged of a batch at a level; None: nothing. Which windows go is a matter of their GPS time."""
+        kept = [k for k, w in enumerate(batched.batch.windows) if w.start // self._hop % level.stride == 0]
+        windows = batched.batch.windows
+        if len(kept) == len(windows):
+            return batched
+        for detector, count in Counter(w.detector for w in windows).items():
+            left = sum(windows[k].detector == detector for k in kept)
+            if count > left:
+                self.give_up("coarser_hop", detector, count - left)
+        if not kept:
+            return None
+        batch = replace(batched.batch, windows=tuple(windows[k] for k in kept), bucket=bucket(len(kept)))
+        return Batched(batch, [batched.journeys[k] for k in kept])
+
+    def shed_old(self, limit: float) -> None:
+        """Give up what came more than ``limit`` s ago."""
+        since = time.monotonic_ns() - round(limit * NANO)
+        while (first := self.batches.first) is not None and first.journeys[0].arrived < since:
+            self._overload(self.batches.take())
+        old = [one for one in self._pending if one.journey.arrived < since]
+        if old:
+            self._pending = [one for one in self._pending if one.journey.arrived >= since]
+            heapq.heapify(self._pending)
+        for one in old:
+            self.give_up("overload", one.trigger.window.detector)
+
+    def _overload(self, batched: Batched) -> None:
+        for window in batched.batch.windows:
+            self.give_up("overload", window.detector)

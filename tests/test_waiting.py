@@ -1,0 +1,108 @@
+"""What waits for a verdict: which goes first, which is given up, and that nothing is forgotten."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import pytest
+from fakes import HOP, trigger, window
+
+from gwstream.pipeline.journey import Batched, Journey
+from gwstream.pipeline.load import Level
+from gwstream.pipeline.waiting import Waiting
+from gwstream.records import NANO, Batch, bucket
+
+MIDDLE = 0.75
+
+
+class Kept:
+    """A `Waiting` of live strain, and what it gave up."""
+
+    def __init__(self) -> None:
+        self.lost: Counter[tuple[str, str]] = Counter()
+        self.waiting = Waiting(self.tally, live=True, hop=HOP)
+
+    def tally(self, stage: str, reason: str, detector: str, count: int = 1) -> None:
+        assert stage == "inference"
+        self.lost[reason, detector] += count
+
+    async def put(self, numbers: range, detector: str = "H1", ago: float = 0.0) -> None:
+        batched = batch(numbers, detector, ago)
+        self.waiting.come(detector, len(batched.batch.windows))
+        await self.waiting.batches.put(batched)
+
+    async def gate(self, places: dict[int, float]) -> None:
+        """Gate the oldest batch; those with a number in ``places`` pass, and coalesce there."""
+        batched = await self.waiting.batches.get()
+        starts = [(one.start // HOP) % 1000 for one in batched.batch.windows]
+        windows = zip(starts, batched.batch.windows, strict=True)
+        triggers = [trigger(one, places.get(number, 0.9), passed=number in places) for number, one in windows]
+        self.waiting.gated(batched.journeys, triggers, MIDDLE)
+
+
+def batch(numbers: range, detector: str = "H1", ago: float = 0.0) -> Batched:
+    windows = tuple(window(number, detector) for number in numbers)
+    arrived = time.monotonic_ns() - round(ago * NANO)
+    return Batched(Batch(windows, bucket(len(windows))), [Journey(arrived)] * len(windows))
+
+
+async def test_of_a_signals_windows_the_one_nearest_the_middle_goes_first() -> None:
+    """Of every signal before the second of any; then the older before the newer."""
+    kept = Kept()
+    await kept.put(range(4))
+    await kept.put(range(4, 8))
+    await kept.put(range(8, 12), "L1")
+    await kept.gate({0: 0.70, 1: 0.76, 2: 0.83})
+    await kept.gate({5: 0.66, 6: 0.745})
+    await kept.gate({9: 0.80})
+    first = [kept.waiting.next().trigger for _ in range(6)]
+    order = [(one.window.detector, one.time) for one in first]
+    assert order == [("H1", 0.76), ("H1", 0.745), ("L1", 0.80), ("H1", 0.70), ("H1", 0.66), ("H1", 0.83)]
+    assert kept.waiting.pending == 0
+
+
+async def test_what_is_too_old_goes_before_and_behind_the_gate() -> None:
+    kept = Kept()
+    await kept.put(range(4), ago=9.0)
+    await kept.gate({0: 0.74, 2: 0.76})
+    await kept.put(range(4, 8), "L1", ago=8.0)
+    await kept.put(range(8, 12), ago=0.5)
+    assert kept.waiting.backlog().age == pytest.approx(9.0, abs=0.5)
+    kept.waiting.shed_old(2.0)
+    assert kept.lost == {("overload", "H1"): 2, ("overload", "L1"): 4}
+    assert (kept.waiting.pending, len(kept.waiting.batches)) == (0, 1)
+    assert +kept.waiting.open == {"H1": 4}
+    assert kept.waiting.backlog().waiting == 4
+    assert kept.waiting.backlog().done == 8
+    kept.waiting.shed_old(2.0)
+    assert kept.lost.total() == 6
+
+
+@pytest.mark.parametrize(("stride", "left"), [(1, 16), (2, 8), (4, 4)])
+def test_a_coarser_hop_leaves_out_the_same_windows_in_every_batch(stride: int, left: int) -> None:
+    level = next(level for level in Level if level.stride == stride)
+    found: set[int] = set()
+    for numbers in (range(16), range(3, 19), range(9, 10)):
+        kept = Kept()
+        kept.waiting.come("H1", len(numbers))
+        thinned = kept.waiting.thinned(batch(numbers), level)
+        windows = thinned.batch.windows if thinned else ()
+        if thinned:
+            assert thinned.batch.bucket == bucket(len(windows))
+            assert len(thinned.journeys) == len(windows)
+        found |= {one.start // HOP for one in windows}
+        assert kept.lost["coarser_hop", "H1"] == len(numbers) - len(windows)
+        assert kept.waiting.open["H1"] == len(windows)
+        assert len(numbers) != 16 or len(windows) == left
+    assert all(number % stride == 0 for number in found)
+
+
+async def test_nothing_waits_where_nothing_is_old() -> None:
+    kept = Kept()
+    assert kept.waiting.backlog().age == 0.0
+    await kept.put(range(4))
+    assert not kept.waiting.nothing
+    await kept.gate({})
+    assert kept.waiting.nothing
+    assert kept.waiting.backlog().age == 0.0
