@@ -209,6 +209,9 @@ class Daemon:
         self.port = settings.http_port
         self.config = folder / "gwstream.toml"
         text = settings.toml().replace("[publish]\n", "[publish]\narchive_mb = 24\n")
+        text = text.replace(
+            "[inference]\n", "[inference]\nlatency_target = 600\n"
+        )  # strain comes as fast as it is judged
         self.config.write_text(text.replace("[metrics]\n", "[metrics]\nrequest_rate = 1000\n"), encoding="utf-8")
         self.process: asyncio.subprocess.Process | None = None
         self.lives = 0

@@ -168,6 +168,7 @@ class PublishConfig(Section):
     archive_days: float = Field(7.0, gt=0, description="days that messages stay on disk")
     archive_mb: float = Field(1000.0, gt=0, description="MB of them at most")
     samples_mb: float = Field(500.0, ge=0, description="MB of posteriors' weighted draws on disk at most; 0: none")
+    every_window: bool = Field(False, description="unweighted posteriors of the windows that do not pass the gate")
     backoff: float = Field(5.0, gt=0, le=300, description="longest pause in s between two connection attempts")
 
     @model_validator(mode="after")

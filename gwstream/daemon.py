@@ -56,7 +56,7 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
     async with open_source(config.source, metrics.tally, prior, model.spec.rate, health=health) as source:
         news = _EngineNews()
         inference = GuardedInference(model, inference_config(config), news.told)
-        inference.warm()
+        inference.warm((1, pipeline.UNWEIGHTED) if config.publish.every_window else (1,))
         keeper = Keeper(inference, inference.prior, config.summary)
         calibration = _calibration(config, inference, live=source.live, tally=metrics.tally)
         metrics.served.model(model.name, model.version, model.hash, inference.engine)
@@ -75,7 +75,7 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
             publisher: PublisherLike
             progress: Progress | None = None
             watch = Watch(feed, live=source.live)
-            fresh = partial(Summarizer, config.summary, inference.prior)
+            fresh = partial(Summarizer, config.summary, inference.prior, model.spec.prior)
             if print_messages:
                 publisher = Printer(closed=life.stop.set)
             else:

@@ -240,11 +240,12 @@ class Summary:
 
     ``posterior``: canonical JSON (sorted keys, no spaces), the message part whose ``sha256`` is stated in the message;
     for kind "network" the part ``network``, and ``detector`` is "network". ``event``: the event's own fields, as a
-    mapping fit for JSON; None for kind "posterior". ``gps_ns``: median coalescence time. ``injected``: of such a
-    `Window`. ``samples``: the weighted draws of a posterior, for the archive; empty: not known, or not any more.
+    mapping fit for JSON; None for kinds "posterior" and "unweighted". ``gps_ns``: median coalescence time.
+    ``injected``: of such a `Window`. ``samples``: the weighted draws of a posterior, for the archive; empty: not known,
+    or not any more.
     """
 
-    kind: Literal["posterior", "event", "network"]
+    kind: Literal["posterior", "unweighted", "event", "network"]
     detector: str
     id: str
     gps_ns: int

@@ -6,7 +6,7 @@ import numpy as np
 
 from gwstream.calibration import Report
 from gwstream.calibration.alarm import QUANTITIES
-from gwstream.records import Posterior, Trigger, Waveform, Whitener, Window
+from gwstream.records import Posterior, Trigger, Unweighted, Waveform, Whitener, Window
 
 RATE = 256
 HOP = 16
@@ -88,6 +88,22 @@ def posterior(of: Window, time: float = 0.75, log_bayes: float = 40.0, n: int = 
         "model": {"name": "fake", "version": "1", "hash": "0" * 64, "conditioning_hash": "1" * 64},
     }
     return Posterior(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def unweighted(found: Trigger, bucket: int = 16, n: int = 100, **changes: object) -> Unweighted:
+    """What the network alone says of a window; its draws depend on the window."""
+    weighted = posterior(found.window, time=0.75, n=n)
+    fields: dict[str, object] = {
+        "id": f"{weighted.id}-u",
+        "trigger": found,
+        "samples": weighted.samples,
+        "latent_distance": 9.0,
+        "latent_p": 0.3,
+        "engine": "fake",
+        "bucket": bucket,
+        "model": weighted.model,
+    }
+    return Unweighted(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 def report(detector: str = "H1", injections: int = 300, **changes: object) -> Report:

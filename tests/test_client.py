@@ -151,6 +151,25 @@ async def test_filters_duplicates_gaps_and_foreign_messages(tmp_path: Path, capl
     assert sum("left out" in record.message for record in caplog.records) == 2
 
 
+async def test_unweighted_ones_come_to_those_who_ask_for_them(tmp_path: Path) -> None:
+    async with brokers.mosquitto(tmp_path) as broker:
+        publisher = Publisher(settings(broker.port))
+        async with (
+            reading(posteriors, broker.port) as usual,
+            reading(posteriors, broker.port, unweighted=True) as every,
+            running(publisher),
+        ):
+            for number, kind in enumerate(("unweighted", "posterior", "unweighted", "posterior")):
+                await publisher.put(outgoing(number, "H1", kind))
+            await every.until(lambda: len(every.got) == 4)
+            await usual.until(lambda: len(usual.got) == 2)
+    assert [one.weighted for one in every.got] == [False, True, False, True]
+    assert all(one.weighted for one in usual.got)
+    assert not usual.gaps  # they were counted, though they were left out
+    assert math.isnan(every.got[0].snr)
+    assert every.got[0].reasons == ("unweighted",)
+
+
 async def test_only_good_ones(tmp_path: Path) -> None:
     async with (
         brokers.mosquitto(tmp_path, EAGER) as broker,

@@ -67,6 +67,10 @@ def busy(detectors: tuple[str, ...] = ("H1", "L1")) -> Metrics:
             )
             metrics.delivered(Delivered(outgoing=out, delivery=part, latency=0.091))
         metrics.calibrated(fakes.report(detector, alarm=detector == "L1"))
+        out = outgoing(0, detector, "unweighted")
+        metrics.outgoing(out, window)
+        part = message.delivery(out, sequence=0, attempt=1, monotonic_ns=out.arrived + 90_000_000, gps_ns=NOW)
+        metrics.delivered(Delivered(outgoing=out, delivery=part, latency=0.091))
         for number in range(2 * REASONS):
             metrics.tally("source", f"reason_{number}", detector)
     out = outgoing(0, detectors[0], "network")
@@ -91,6 +95,8 @@ def test_values_are_those_that_were_told() -> None:
     assert value(metrics, "gwstream_triggers_total", detector="H1") == 4
     assert value(metrics, "gwstream_events_total", detector="H1") == 1
     assert value(metrics, "gwstream_published_total", detector="H1", kind="event") == 1
+    assert value(metrics, "gwstream_published_total", detector="H1", kind="unweighted") == 1
+    assert value(metrics, "gwstream_latency_seconds_count", detector="H1") == 2  # not of the unweighted
     assert value(metrics, "gwstream_network_events_total", quality="good") == 1
     assert value(metrics, "gwstream_network_events_total", quality="withdrawn") == 1
     assert value(metrics, "gwstream_network_events_total", quality="suspect") == 0

@@ -232,6 +232,38 @@ async def test_the_archive_is_bounded_by_age_and_size_and_spares_what_waits(tmp_
         assert notes.counts["publish", "archive_age", ""] == len(rows) - 3
 
 
+async def test_of_a_full_outbox_unweighted_posteriors_go_first(tmp_path: Path) -> None:
+    notes = Notes()
+    kinds = ("posterior", "unweighted", "event", "unweighted", "posterior", "unweighted")
+    async with Outbox(PublishConfig(queue=4), tmp_path, tally=notes.tally) as box:
+        for number, kind in enumerate(kinds):
+            await box.put(outgoing(number, "H1", kind))
+            await write(box)
+        assert [one.outgoing.summary.kind for one in box.left()] == ["posterior", "event", "posterior", "unweighted"]
+        assert notes.counts == {("publish", "outbox_unweighted", "H1"): 2}
+        for number in (10, 11):
+            await box.put(outgoing(number))
+            await write(box)
+        assert [one.sequence for one in box.left()] == [2, 4, 6, 7]
+        await write(box)
+        assert notes.counts == {("publish", "outbox_unweighted", "H1"): 3, ("publish", "outbox_full", "H1"): 1}
+    assert Counter(row.state for row in store.read(tmp_path, 0, 2**62)) == {WAITING: 4, GIVEN_UP: 4}
+
+
+async def test_of_a_full_archive_unweighted_posteriors_go_first(tmp_path: Path) -> None:
+    notes = Notes()
+    async with Outbox(PublishConfig(archive_mb=0.15), tmp_path, tally=notes.tally) as box:
+        for number in range(40):
+            await box.put(outgoing(number, "H1", "unweighted" if number % 4 else "posterior"))
+            await write(box)
+            await send(box, 1)
+        await write(box)
+    kept = Counter(row.outgoing.summary.kind for row in store.read(tmp_path, 0, 2**62))
+    assert kept["posterior"] == 10  # all of them
+    assert 0 < kept["unweighted"] < 20
+    assert notes.counts == {("publish", "archive_size", ""): 30 - kept["unweighted"]}
+
+
 async def test_two_daemons_do_not_share_a_directory(tmp_path: Path) -> None:
     async with Outbox(PublishConfig(), tmp_path):
         with pytest.raises(ConfigError, match=r"another daemon keeps its state there: .* publish\.instance"):

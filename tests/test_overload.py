@@ -18,7 +18,7 @@ from test_pipeline import FakeInference, FakeObserver, FakePublisher, FakeSource
 
 from gwstream.pipeline import judging, load
 from gwstream.pipeline.load import Level, Load
-from gwstream.records import LOADS, Batch, Gap, Posterior, Strain, Trigger
+from gwstream.records import LOADS, Batch, Gap, Posterior, Strain, Trigger, Unweighted
 
 SECOND = 0.1  # s between two frames of a second
 FAST = 1 / SECOND
@@ -51,11 +51,11 @@ class Paced(FakeSource):
 
 
 class Slow(FakeInference):
-    """Takes ``window`` s to gate one, and ``full`` s for a posterior of all its draws."""
+    """Takes ``window`` s to gate one, ``full`` s for a posterior of all draws, ``alone`` s for an unweighted one."""
 
     def __init__(self, passing: Sequence[int]) -> None:
         super().__init__({number: 0.75 - 0.001 * number for number in passing})
-        self.window = self.full = 0.0
+        self.window = self.full = self.alone = 0.0
         self.drawn: Counter[int] = Counter()
 
     def gate(self, batch: Batch) -> Sequence[Trigger]:
@@ -68,6 +68,10 @@ class Slow(FakeInference):
         self.drawn[draws] += 1
         self.inferred.append(found.window)
         return posterior(found.window, time=found.time, n=draws // 25, bucket=bucket)
+
+    def unweighted(self, triggers: Sequence[Trigger], least: int = 1) -> Sequence[Unweighted]:
+        time.sleep(self.alone * len(triggers))
+        return super().unweighted(triggers, least)
 
 
 @dataclass
@@ -113,6 +117,9 @@ class Overloaded:
         closed = sum((one.start // HOP) % 16 not in self.inference.passing for one in judged)
         told = [one for one in kinds(self.publisher, "posterior") if one.summary.detector == detector]
         given_up = {reason: count for reason, count in self.reasons(detector).items() if reason != "fewer_draws"}
+        every = [one for one in kinds(self.publisher, "unweighted") if one.summary.detector == detector]
+        if every or "unweighted" in given_up:
+            assert len(every) + given_up.pop("unweighted") == closed
         assert set(given_up) <= {"coarser_hop", "overload"}
         assert len({one.summary.id for one in told}) == len(told)
         return closed + len(told) + sum(given_up.values()) == came
@@ -151,6 +158,24 @@ async def test_every_level_is_reached_and_left_and_every_window_accounted_for() 
     for name in ("H1", "L1"):
         few = sum(one.load != "" for one in told if one.summary.detector == name)
         assert it.lost["inference", "fewer_draws", name] == few
+
+
+async def test_unweighted_posteriors_go_first_and_come_back() -> None:
+    it = Overloaded(Paced("H1"), Slow((3,)))
+    it.inference.alone = 2 * SECOND / 15
+    running = it.start(publish={"every_window": True})
+    await it.level(Level.WEIGHTED_ONLY, told=True)
+    await until(lambda: it.lost["inference", "unweighted", "H1"] > 30)
+    it.inference.alone = 0.0
+    await it.level(Level.ALL)
+    before = len(kinds(it.publisher, "unweighted"))
+    await until(lambda: len(kinds(it.publisher, "unweighted")) > before)
+    it.source.over.set()
+    await running
+    assert it.balanced("H1")
+    assert set(it.reasons("H1")) == {"unweighted"}
+    assert set(it.inference.drawn) == {DRAWS}
+    assert not any(one.load for one in kinds(it.publisher, "unweighted"))
 
 
 async def test_which_windows_are_left_out_is_a_matter_of_their_time() -> None:

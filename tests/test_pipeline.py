@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import GPS, HOP, RATE, posterior, report, trigger, whitener, window
+from fakes import GPS, HOP, RATE, posterior, report, trigger, unweighted, whitener, window
 
 from gwstream.calibration import Report
 from gwstream.calibration.shadow import Planned
@@ -24,7 +25,19 @@ from gwstream.pipeline.network import KEPT, Followed
 from gwstream.pipeline.parts import Parts
 from gwstream.pipeline.waiting import BATCHES_AT_REST, TRIGGERS
 from gwstream.prior import Prior
-from gwstream.records import Batch, Gap, Outgoing, Posterior, Strain, Summary, Trigger, Whitener, Window
+from gwstream.records import (
+    Batch,
+    Gap,
+    Outgoing,
+    Posterior,
+    Strain,
+    Summary,
+    Trigger,
+    Unweighted,
+    Whitener,
+    Window,
+    bucket,
+)
 from gwstream.summary import News, Summarizer
 
 STEPS = ("source", "conditioning_queue", "conditioning", "batching", "inference_queue", "inference", "summary")
@@ -88,6 +101,7 @@ class FakeInference:
         self.inferred: list[Window] = []
         self.hold: threading.Event | None = None
         self.prepared: list[str] = []
+        self.together: list[int] = []
 
     def gate(self, batch: Batch) -> Sequence[Trigger]:
         self.threads.add(threading.get_ident())
@@ -105,6 +119,11 @@ class FakeInference:
         time.sleep(self.delay)
         self.inferred.append(found.window)
         return posterior(found.window, time=found.time, n=50, bucket=bucket)
+
+    def unweighted(self, triggers: Sequence[Trigger], least: int = 1) -> Sequence[Unweighted]:
+        self.threads.add(threading.get_ident())
+        self.together.append(len(triggers))
+        return [unweighted(one, max(bucket(len(triggers)), least)) for one in triggers]
 
     def prepare(self, whitener: Whitener) -> None:
         self.threads.add(threading.get_ident())
@@ -292,6 +311,70 @@ async def test_each_detector_has_its_best_before_any_has_its_second() -> None:
     publisher = await finish(joined)
     detectors = [one.summary.detector for one in kinds(publisher, "posterior")]
     assert detectors == ["H1", "L1", "H1", "L1", "H1", "L1"]
+
+
+EVERY = {"publish": {"every_window": True}}
+
+
+@pytest.mark.parametrize("live", [False, True])
+async def test_every_window_has_one_message_if_it_is_asked_for(live: bool) -> None:
+    source = FakeSource({name: [strain(n, name) for n in range(8)] for name in ("H1", "L1")}, live)
+    inference, observer, lost = FakeInference(), FakeObserver(), Counter[str]()
+    tally = lambda s, r, d, n=1: lost.update({r: n})  # noqa: E731
+    joined = parts(source, inference=inference, observers=[observer], table=EVERY, tally=tally)
+    publisher = await finish(joined)
+    assert not lost
+    told: Counter[str] = Counter()
+    for name in ("H1", "L1"):
+        windows = [w.start for n in range(8) for w in FakeConditioner(name).push(strain(n, name))]
+        weighted, others = (
+            {int(one.summary.id.split("-")[1]) for one in kinds(publisher, kind) if one.summary.detector == name}
+            for kind in ("posterior", "unweighted")
+        )
+        assert {(start // 16) % 16 for start in weighted} == {2, 3, 4}
+        assert sorted(weighted | others) == windows
+        assert not weighted & others
+        told += Counter(one.summary.kind for one in publisher.sent if one.summary.detector == name)
+    assert (told["posterior"], told["unweighted"]) == (48, 16 * 16 - 48)
+    assert max(inference.together) <= 16
+    assert len(inference.threads) == 1
+    assert {json.loads(one.summary.posterior)["bucket"] for one in kinds(publisher, "unweighted")} == {16}
+    for one in kinds(publisher, "unweighted"):
+        assert tuple(name for name, _ in one.marks) == STEPS
+    # what waits for its weights goes before what has none
+    first = [one.summary.kind for one in publisher.sent].index("unweighted")
+    assert [one.summary.kind for one in publisher.sent[:first]].count("posterior") >= 3
+
+
+async def test_a_frame_that_comes_among_unweighted_ones_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gwstream.pipeline.waiting.UNWEIGHTED", 4)  # at a time, of 14 in the first frame
+    go, come = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    class Late(FakeSource):
+        async def stream(self, detector: str) -> AsyncIterator[Strain | Gap]:
+            yield strain(0)
+            await go.wait()
+            yield strain(1)
+
+    class Held(FakeInference):
+        def unweighted(self, triggers: Sequence[Trigger], least: int = 1) -> Sequence[Unweighted]:
+            if not self.together:
+                loop.call_soon_threadsafe(go.set)
+                assert come.wait(5)
+            return super().unweighted(triggers, least)
+
+    class Watching(FakeObserver):
+        def stage(self, stage: str, seconds: float) -> None:
+            if stage == "batching" and go.is_set():
+                come.set()
+
+    inference = Held({3: 0.75, 11: 0.75})
+    publisher = await finish(
+        parts(Late({"H1": []}, live=True), inference=inference, observers=[Watching()], table=EVERY)
+    )
+    order = [one.summary.kind for one in publisher.sent if one.summary.kind != "event"]
+    assert order == ["posterior"] * 2 + ["unweighted"] * 4 + ["posterior"] * 2 + ["unweighted"] * 24
 
 
 async def test_detectors_may_end_at_different_times() -> None:

@@ -41,6 +41,7 @@ def outgoing(number: int = 0, detector: str = "H1", kind: str = "posterior") -> 
     if kind == "network":
         summarizer.add(fakes.posterior(fakes.window(number, "V1")))
     summaries = summarizer.add(fakes.posterior(window))
+    summaries += (summarizer.unweighted(fakes.unweighted(fakes.trigger(window))),)
     summary = next(one for one in summaries if one.kind == kind)
     arrived = time.monotonic_ns() - 60_000_000
     marks = tuple((step, arrived + (k + 1) * 7_000_001) for k, step in enumerate(STEPS))

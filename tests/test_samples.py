@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from gwstream.demo import broker as demo_broker
 from gwstream.demo import child
 from gwstream.errors import ConfigError, SamplesError
 from gwstream.prior import Prior
-from gwstream.records import NANO, PARAMETERS, Batch, Posterior, Strain, Trigger, Whitener
+from gwstream.records import NANO, PARAMETERS, Batch, Posterior, Strain, Trigger, Unweighted, Whitener
 from gwstream.samples import KEPT, Drawn, Keeper, files, pictures, recompute
 from gwstream.samples.find import Places, find
 from gwstream.source import recording
@@ -59,6 +59,9 @@ class Fake:
 
     def infer(self, trigger: Trigger, bucket: int, draws: int | None = None) -> Posterior:
         return replace(fakes.posterior(trigger.window), bucket=bucket)
+
+    def unweighted(self, triggers: Sequence[Trigger], least: int = 1) -> Sequence[Unweighted]:
+        raise NotImplementedError
 
     def prepare(self, whitener: Whitener) -> None:
         raise NotImplementedError
@@ -330,6 +333,11 @@ def test_a_file_of_several_messages(tmp_path: Path) -> None:
     path.write_bytes(payload(outgoing(0, "L1", "network"), 0))
     with pytest.raises(SamplesError, match="network events have no draws, but their members do"):
         find(str(path), NOWHERE)
+    path.write_bytes(payload(outgoing(0, "L1", "unweighted"), 0))
+    with pytest.raises(SamplesError, match="holds no posterior"):
+        find(str(path), NOWHERE)
+    with pytest.raises(SamplesError, match="is unweighted: its draws are kept nowhere"):
+        find("H1-1-x-u", NOWHERE)
     path.write_bytes(b"\x89PNG\xff")
     with pytest.raises(SamplesError, match="cannot be read as JSON"):
         find(str(path), NOWHERE)

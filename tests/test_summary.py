@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import fakes
 import jsonschema
 import numpy as np
 import pytest
@@ -159,7 +160,7 @@ def message(summary: Summary) -> dict[str, Any]:
         "sent_gps": GPS + 1.5,
     }
     out = {
-        "schema": f"gwstream.{summary.kind}/1",
+        "schema": f"gwstream.{'posterior' if summary.kind == 'unweighted' else summary.kind}/1",
         "posterior": json.loads(summary.posterior),
         "sha256": summary.sha256,
         "delivery": delivery,
@@ -201,6 +202,40 @@ def test_the_schema_refuses(path: tuple[str, ...], value: object) -> None:
         inner = inner[key]
     inner[path[-1]] = value
     assert not validator().is_valid(wrong)
+
+
+def test_unweighted_draws_are_told_as_such_and_are_no_event() -> None:
+    found = fakes.unweighted(fakes.trigger(window(5), snr=3.5, passed=False), n=400)
+    made = Summarizer(SummaryConfig(), Prior(distance_density="volume"), Prior())
+    before = made.state()
+    summary = made.unweighted(found)
+    assert made.state() == before
+    assert (summary.kind, summary.id, summary.event, summary.samples) == ("unweighted", found.id, None, b"")
+    validator().validate(message(summary))
+    part = json.loads(summary.posterior)
+    assert canonical(part) == summary.posterior
+    assert part["quality"] == {"verdict": "suspect", "reasons": ["unweighted"]}
+    assert part["sampling"]["weighted"] is False
+    assert part["sampling"]["draws"] == 400
+    assert (part["bucket"], part["gate_snr"]) == (16, 3.5)
+    unknown = ("snr", "log_bayes", "log_evidence", "likelihood", "residual_p", "peak_residual_p", "waveform")
+    assert {part[name] for name in unknown} == {None}
+    assert {part["sampling"][name] for name in ("ess", "largest_weight", "log_bayes_error")} == {None}
+    assert part["prior"]["effective_distance"]["density"] == "uniform"  # that of the training: no weights change it
+    mass = part["parameters"]["mass_1"]
+    assert mass["median"] == pytest.approx(np.median(found.samples[:, 0]), rel=1e-6)
+    assert mass["p95"] == pytest.approx(np.quantile(found.samples[:, 0], 0.95, method="hazen"), rel=1e-6)
+    assert part["coalescence"]["gps_ns"] == part["parameters"]["coalescence_time"]["gps_ns"]["median"]
+    weighted = json.loads(made.add(posterior(window(5)))[0].posterior)
+    assert set(weighted) == set(part)
+    assert weighted["sampling"]["weighted"] is True
+
+
+def test_unweighted_draws_have_their_doubts_too() -> None:
+    young = window(5, whitener=fakes.whitener(history=13.0, drift=2.0), dq=None)
+    odd = fakes.unweighted(fakes.trigger(young), latent_p=1e-4)
+    found = json.loads(summarizer().unweighted(odd).posterior)["quality"]["reasons"]
+    assert found == ["unweighted", "short PSD history", "unlike the training data", "PSD drift", "data quality unknown"]
 
 
 def test_bytes_are_canonical_and_hashed() -> None:

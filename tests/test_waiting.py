@@ -32,13 +32,13 @@ class Kept:
         self.waiting.come(detector, len(batched.batch.windows))
         await self.waiting.batches.put(batched)
 
-    async def gate(self, places: dict[int, float]) -> None:
+    async def gate(self, places: dict[int, float], *, every: bool = False) -> None:
         """Gate the oldest batch; those with a number in ``places`` pass, and coalesce there."""
         batched = await self.waiting.batches.get()
         starts = [(one.start // HOP) % 1000 for one in batched.batch.windows]
         windows = zip(starts, batched.batch.windows, strict=True)
         triggers = [trigger(one, places.get(number, 0.9), passed=number in places) for number, one in windows]
-        self.waiting.gated(batched.journeys, triggers, MIDDLE)
+        self.waiting.gated(batched.journeys, triggers, MIDDLE, every=every)
 
 
 def batch(numbers: range, detector: str = "H1", ago: float = 0.0) -> Batched:
@@ -96,6 +96,25 @@ def test_a_coarser_hop_leaves_out_the_same_windows_in_every_batch(stride: int, l
         assert kept.waiting.open["H1"] == len(windows)
         assert len(numbers) != 16 or len(windows) == left
     assert all(number % stride == 0 for number in found)
+
+
+async def test_unweighted_posteriors_are_made_a_spectrum_at_a_time_and_given_up_oldest_first() -> None:
+    kept = Kept()
+    for numbers, detector in ((range(12), "H1"), (range(12, 20), "L1"), (range(20, 32), "H1")):
+        await kept.put(numbers, detector)
+        await kept.gate({3: 0.75}, every=True)
+    assert kept.waiting.quiet == 31
+    some = kept.waiting.next_quiet()
+    assert [one.trigger.window.start // HOP % 1000 for one in some] == [
+        k for k in (*range(12), *range(20, 25)) if k != 3
+    ]
+    kept.waiting.shed_quiet(10)
+    assert kept.lost == {("unweighted", "L1"): 5}
+    assert [one.trigger.window.detector for one in kept.waiting.next_quiet()] == ["L1"] * 3
+    kept.waiting.shed_quiet()
+    assert kept.lost == {("unweighted", "L1"): 5, ("unweighted", "H1"): 7}
+    assert (+kept.waiting.open)["L1"] == 3  # in hand
+    assert kept.waiting.quiet == 0
 
 
 async def test_nothing_waits_where_nothing_is_old() -> None:

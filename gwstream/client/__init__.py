@@ -91,13 +91,15 @@ def _silent(reason: str) -> None:
 
 class Filters(TypedDict, total=False):
     """What to leave out. ``detectors``: only these. ``good``: only what is not suspect. ``snr``, ``log_bayes``: only
-    from there on. ``on_gap``: called with what did not come; left out: the log has it. ``on_link``: called with "" once
+    from there on. ``unweighted``: True lets those in, too, that a daemon with ``publish.every_window`` sends of all
+    windows. ``on_gap``: called with what did not come; left out: the log has it. ``on_link``: called with "" once
     subscribed, and with the reason when the connection is lost."""
 
     detectors: Collection[str]
     good: bool
     snr: float
     log_bayes: float
+    unweighted: bool
     on_gap: Callable[[Gap], None]
     on_link: Callable[[str], None]
 
@@ -241,6 +243,8 @@ def _wanted(message: Message | Status, filters: Filters) -> bool:
     if isinstance(message, Status):
         return True
     if isinstance(message, NetworkEvent) and not set(filters.get("detectors", ())) <= set(message.members):
+        return False
+    if isinstance(message, Posterior) and not (message.weighted or filters.get("unweighted", False)):
         return False
     return (
         (message.good or not filters.get("good", False))

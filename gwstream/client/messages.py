@@ -59,8 +59,12 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Posterior(Message):
-    """Of one window. ``parameters``: those on a line, by name; phase and time are in ``body``."""
+    """Of one window. ``parameters``: those on a line, by name; phase and time are in ``body``.
 
+    ``weighted``: by the likelihood; where it is not, the SNR and the ln Bayes factor are NaN.
+    """
+
+    weighted: bool = True
     parameters: Mapping[str, Interval] = field(repr=False)
 
 
@@ -129,6 +133,7 @@ def _told(body: Mapping[str, Any]) -> dict[str, Any]:
     linear = {name: _interval(one) for name, one in part["parameters"].items() if {"median", "p5", "unit"} <= set(one)}
     del linear["coalescence_time"]  # a double does not resolve it: see gps_ns
     known = {"detector": str(part["detector"]), "chirp_mass": linear["chirp_mass"], "parameters": linear}
+    known["weighted"] = bool(part.get("sampling", {}).get("weighted", True))  # daemons of before have no others
     return _common(body, part) | known
 
 

@@ -188,10 +188,10 @@ class Inference:
             model=self.model.identity,
         )
 
-    def unweighted(self, triggers: Sequence[Trigger]) -> tuple[Unweighted, ...]:
+    def unweighted(self, triggers: Sequence[Trigger], least: int = 1) -> tuple[Unweighted, ...]:
         """What the network alone says of windows, whether or not they passed the gate: ``latents`` draws for each.
 
-        Equal bytes for a window in equal buckets, whatever else is in them.
+        Equal bytes for a window in equal buckets, whatever else is in them. ``least``: no smaller bucket is taken.
         """
         found: dict[int, Unweighted] = {}
         windows = [trigger.window for trigger in triggers]
@@ -200,6 +200,7 @@ class Inference:
             names = [f"{self.identity(window)}-u" for window in chosen]
             live, prior = self._filters(chosen[0].whitener), self.model.spec.prior
             rngs = [generator(name) for name in names]
+            chosen += chosen[-1:] * (least - len(chosen))
             drawn = draws(self.model.net, self._engine, live, prior, chosen, rngs, self._config.latents)
             for row, name, (samples, code) in zip(rows, names, drawn, strict=True):
                 distance, latent_p = self._familiar(code)
@@ -210,7 +211,7 @@ class Inference:
                     latent_distance=distance,
                     latent_p=latent_p,
                     engine=self.engine,
-                    bucket=bucket(len(rows)),
+                    bucket=bucket(len(chosen)),
                     model=self.model.identity,
                 )
         return tuple(found[row] for row in range(len(triggers)))

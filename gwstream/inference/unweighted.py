@@ -41,7 +41,8 @@ def draws(
 ) -> list[Drawn]:
     """Of windows behind one whitener, at most as many as a bucket holds, ``n`` draws each.
 
-    Padded to the bucket from the first step on, for a product's rounding depends on its shape.
+    Padded to the bucket from the first step on, for a product's rounding depends on its shape. Windows without a
+    generator of their own in ``rngs`` are padding, too.
     """
     size = bucket(len(windows))
     rows = [*windows, *[windows[-1]] * (size - len(windows))]
@@ -50,7 +51,7 @@ def draws(
     with torch.inference_mode():
         seen = see(live, samples, live.gate(samples), context, prior)
     noise = [net.noise(rng, n) for rng in rngs]
-    noise += noise[-1:] * (size - len(windows))
+    noise += noise[-1:] * (size - len(rngs))
     made = engine.run(seen.y, samples, *map(torch.cat, zip(*noise, strict=True)))
     found = []
     for k, rng in enumerate(rngs):

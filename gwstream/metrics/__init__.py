@@ -223,6 +223,8 @@ class Metrics:
     def outgoing(self, outgoing: Outgoing, window: Window) -> None:
         """A summary goes to the publisher."""
         summary = outgoing.summary
+        if summary.kind == "unweighted":  # counted once the broker has them, as all messages are
+            return
         if summary.kind == "event":
             self._child(self._events, summary.detector).inc()
             return
@@ -267,6 +269,8 @@ class Metrics:
         """A message was acknowledged (`gwstream.publish.Observer`)."""
         summary = delivered.outgoing.summary
         self._child(self._published, summary.detector, summary.kind).inc()
+        if summary.kind == "unweighted":  # their latency is nobody's objective
+            return
         if summary.kind != "network":  # it goes with the event of a member, and is as late as that
             self._child(self._latency, summary.detector).observe(delivered.latency)
             self._child(self._since, summary.detector).set(delivered.delivery["since_coalescence"])

@@ -9,6 +9,7 @@ from gwstream.source.report import REASONS as SOURCE
 MEANINGS: Mapping[str, Mapping[str, str]] = {
     "source": SOURCE,
     "inference": {
+        "unweighted": "under overload: an unweighted posterior that was not made (publish.every_window)",
         "fewer_draws": "under overload: a posterior with a quarter of its draws",
         "coarser_hop": "under overload: a window that was left out, every second or three of four",
         "overload": "under overload: a window that waited for longer than inference.latency_target, or one too many",
@@ -18,6 +19,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
     "summary": {"late_coincidence": "a network event came later than summary.network.wait; it was told all the same"},
     "publish": {
         "outbox_full": "publish.queue messages waited for the broker: the oldest was given up",
+        "outbox_unweighted": "publish.queue messages waited for the broker: the oldest unweighted one was given up",
         "outbox_age": "the broker has not taken a message for publish.retention",
         "too_many_attempts": "a message during which one connection after the other broke",
         "refused": "the broker refuses it: the user may not write there, or a quota is used up",

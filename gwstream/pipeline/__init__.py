@@ -21,11 +21,11 @@ from gwstream.pipeline.journey import Batched, Cut, Journey
 from gwstream.pipeline.judging import Judging
 from gwstream.pipeline.parts import Parts
 from gwstream.pipeline.progress import Taken
-from gwstream.pipeline.waiting import Waiting
+from gwstream.pipeline.waiting import UNWEIGHTED, Waiting
 from gwstream.pipeline.worker import Worker
 from gwstream.records import NANO, Batch, Gap, Strain, Window
 
-__all__ = ["Parts", "run"]
+__all__ = ["UNWEIGHTED", "Parts", "run"]
 
 RECORDS = 4  # strain records a detector that wait for conditioning
 CUTS = 4  # records' worth of windows that wait for batching

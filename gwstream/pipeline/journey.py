@@ -42,6 +42,14 @@ class Batched:
     journeys: Sequence[Journey]
 
 
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """A window that has not passed the gate, and is to have an unweighted posterior."""
+
+    trigger: Trigger
+    journey: Journey
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Pending:
     """A window behind the gate. First come the best placed windows of every detector, the older before the newer."""

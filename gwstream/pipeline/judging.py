@@ -10,11 +10,11 @@ from contextlib import suppress
 from typing import Protocol
 
 from gwstream.pipeline.channel import Closed
-from gwstream.pipeline.journey import Batched, Journey, Pending
+from gwstream.pipeline.journey import Batched, Journey, Pending, Quiet
 from gwstream.pipeline.load import FEWER, Level, Load
 from gwstream.pipeline.outbound import Outbound
 from gwstream.pipeline.parts import CalibrationLike, Parts
-from gwstream.pipeline.waiting import Waiting
+from gwstream.pipeline.waiting import UNWEIGHTED, Waiting
 from gwstream.pipeline.worker import Worker
 from gwstream.records import Summary, Trigger, Whitener, Window
 from gwstream.summary import News, Summarizer
@@ -55,7 +55,9 @@ class Judging:
         """Told to stop: no more known signals."""
         self._target = parts.config.inference.latency_target
         rate = len(parts.source.detectors) * parts.spec.rate / parts.spec.hop
-        self._load = Load(self._target, rate, tuple(level for level in Level if level != Level.WEIGHTED_ONLY))
+        self._every = parts.config.publish.every_window
+        levels = tuple(level for level in Level if self._every or level != Level.WEIGHTED_ONLY)
+        self._load = Load(self._target, rate, levels)
 
     async def watch(self) -> None:
         """See how live strain is kept up with, until cancelled. Other strain waits, and is never shed."""
@@ -71,20 +73,29 @@ class Judging:
                 self._tell_load()
 
     async def run(self) -> None:
-        """Gate what waits, then make the most urgent posterior, and look again."""
+        """Gate what waits, then make the most urgent posterior, then unweighted ones, and look again each time."""
         with suppress(Closed):
             while True:
                 if self._load.level == Level.NEWEST_WINDOWS:
                     self._waiting.shed_old(self._target)
-                if self._waiting.pending and not (self._live and len(self._waiting.batches)):
+                if self._load.level >= Level.WEIGHTED_ONLY:
+                    self._waiting.shed_quiet()
+                more = self._live and len(self._waiting.batches) > 0
+                if self._waiting.pending and not more:
                     await self._posterior(self._waiting.next())
-                    continue
-                self._flow.rest()
-                if self._live and not len(self._waiting.batches):
-                    await self._prepare()
-                batched = await self._next()
-                if batched is not None and (left := self._waiting.thinned(batched, self._load.level)) is not None:
-                    await self._gate(left)
+                elif self._waiting.quiet and not more:
+                    await self._unweighted(self._waiting.next_quiet())
+                else:
+                    await self._judge()
+
+    async def _judge(self) -> None:
+        """Gate the next batch, or prepare for it."""
+        self._flow.rest()
+        if self._live and not len(self._waiting.batches):
+            await self._prepare()
+        batched = await self._next()
+        if batched is not None and (left := self._waiting.thinned(batched, self._load.level)) is not None:
+            await self._gate(left)
 
     async def _next(self) -> Batched | None:
         """The next batch, or None after a known signal was judged while none came."""
@@ -130,7 +141,7 @@ class Judging:
         if self._parts.calibration is not None:
             self._parts.calibration.gated(triggers)
         journeys = [journey.then("inference_queue", begin) for journey in batched.journeys]
-        self._waiting.gated(journeys, triggers, self._parts.prior.middle)
+        self._waiting.gated(journeys, triggers, self._parts.prior.middle, every=self._every)
         self._flow.tell_depths()
 
     async def _posterior(self, pending: Pending) -> None:
@@ -154,6 +165,22 @@ class Judging:
             changes = await self._thread.run(summarizer.together, news)
             if changes:
                 await self._hand_on(changes, window, journey, level)
+
+    async def _unweighted(self, some: Sequence[Quiet]) -> None:
+        """Unweighted posteriors, always in a bucket of one size, so that their bytes do not hang on how many came."""
+        infer, summarizer = self._parts.inference.unweighted, self.summarizer
+        triggers = [one.trigger for one in some]
+
+        def work() -> tuple[int, list[Summary]]:
+            found = infer(triggers, UNWEIGHTED)
+            return time.monotonic_ns(), [summarizer.unweighted(one) for one in found]
+
+        done, summaries = await self._thread.run(work)
+        end = time.monotonic_ns()
+        for one, summary in zip(some, summaries, strict=True):
+            self._waiting.judged(summary.detector)
+            journey = one.journey.then("inference", done).then("summary", end)
+            await self._outbound.send((summary,), one.trigger.window, journey, Level.ALL)
 
     def _draws(self, level: Level, detector: str) -> int:
         """Of a posterior at a level; fewer than are set are counted."""

@@ -30,7 +30,7 @@ class Outbound:
                 marks=journey.marks,
                 data_end_ns=gps_ns(window.start + len(window.samples), window.rate),
                 first_event=self._followed.first(summary, end),
-                calibration=told if summary.detector == window.detector else None,
+                calibration=told if summary.detector == window.detector and summary.kind != "unweighted" else None,
                 load=level.text if level else "",
             )
             for observer in self._parts.observers:

@@ -14,7 +14,19 @@ from gwstream.health import Health
 from gwstream.model import ConditioningSpec
 from gwstream.pipeline.progress import Taken
 from gwstream.prior import Prior
-from gwstream.records import Batch, Gap, Outgoing, Posterior, Strain, Tally, Trigger, Whitener, Window, silent
+from gwstream.records import (
+    Batch,
+    Gap,
+    Outgoing,
+    Posterior,
+    Strain,
+    Tally,
+    Trigger,
+    Unweighted,
+    Whitener,
+    Window,
+    silent,
+)
 from gwstream.summary import Summarizer
 
 
@@ -42,6 +54,7 @@ class InferenceLike(Protocol):
 
     def gate(self, batch: Batch) -> Sequence[Trigger]: ...
     def infer(self, trigger: Trigger, bucket: int, draws: int | None = None) -> Posterior: ...
+    def unweighted(self, triggers: Sequence[Trigger], least: int = 1) -> Sequence[Unweighted]: ...
     def prepare(self, whitener: Whitener) -> None: ...
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 
 from gwstream.pipeline.channel import Channel
-from gwstream.pipeline.journey import Batched, Journey, Pending
+from gwstream.pipeline.journey import Batched, Journey, Pending, Quiet
 from gwstream.pipeline.load import Backlog, Level
 from gwstream.records import NANO, Tally, Trigger, bucket
 
 BATCHES = 1024  # of live strain that wait for the gate: what a restart finds, eight minutes of two detectors (40 MB)
 BATCHES_AT_REST = 4  # of any other
+UNWEIGHTED = 16  # windows that have their unweighted posteriors at a time, of one spectrum; fewer are padded to it
+QUIET = 4096  # windows that wait for one, where strain is live (20 MB)
 TRIGGERS = 1024  # windows behind the gate that wait for their posterior: those, too, of what a restart finds (10 MB)
 
 
@@ -31,6 +34,7 @@ class Waiting:
         self._hop = hop
         self.batches = Channel[Batched](BATCHES, self._overload) if live else Channel[Batched](BATCHES_AT_REST)
         self._pending: list[Pending] = []  # a heap
+        self._quiet: deque[Quiet] = deque()
         self._batches = 0  # that the gate has judged
         self.open: Counter[str] = Counter()
         self._come = 0
@@ -39,6 +43,11 @@ class Waiting:
     def pending(self) -> int:
         """Windows behind the gate."""
         return len(self._pending)
+
+    @property
+    def quiet(self) -> int:
+        """Windows that wait for their unweighted posterior."""
+        return len(self._quiet)
 
     @property
     def depth(self) -> int:
@@ -69,16 +78,22 @@ class Waiting:
         first = self.batches.first
         arrived = [one.journey.arrived for one in self._pending]
         arrived += [journey.arrived for journey in first.journeys] if first else []
+        arrived += [one.journey.arrived for one in islice(self._quiet, 1)]
         age = (time.monotonic_ns() - min(arrived)) / NANO if arrived else 0.0
         return Backlog(self._come, self.open.total(), age)
 
-    def gated(self, journeys: Sequence[Journey], triggers: Sequence[Trigger], middle: float) -> None:
-        """A batch was judged: those that passed wait for their posterior, best placed first; the others are done."""
+    def gated(
+        self, journeys: Sequence[Journey], triggers: Sequence[Trigger], middle: float, *, every: bool = False
+    ) -> None:
+        """A batch was judged: those that passed wait for their posterior, best placed first; the others are done, or
+        wait for an unweighted one if ``every`` window is to have one."""
         self._batches += 1
         passed = []
         for number, trigger in enumerate(triggers):
             if trigger.passed:
                 passed.append((abs(trigger.time - middle), number))
+            elif every:
+                self._quiet.append(Quiet(trigger, journeys[number]))
             else:
                 self.judged(trigger.window.detector)
         places: Counter[str] = Counter()
@@ -93,10 +108,25 @@ class Waiting:
             self._pending.remove(worst)
             heapq.heapify(self._pending)
             self.give_up("overload", worst.trigger.window.detector)
+        if self._live:
+            self.shed_quiet(QUIET)
 
     def next(self) -> Pending:
         """The most urgent window behind the gate."""
         return heapq.heappop(self._pending)
+
+    def next_quiet(self) -> list[Quiet]:
+        """Windows of the oldest spectrum for an unweighted posterior each, at most `UNWEIGHTED`."""
+        whitener = self._quiet[0].trigger.window.whitener.id
+        some = list(islice((one for one in self._quiet if one.trigger.window.whitener.id == whitener), UNWEIGHTED))
+        taken = set(map(id, some))
+        self._quiet = deque(one for one in self._quiet if id(one) not in taken)
+        return some
+
+    def shed_quiet(self, left: int = 0) -> None:
+        """Give up unweighted posteriors, the oldest first, but for so many."""
+        while len(self._quiet) > left:
+            self.give_up("unweighted", self._quiet.popleft().trigger.window.detector)
 
     def thinned(self, batched: Batched, level: Level) -> Batched | None:
         """What is judged of a batch at a level; None: nothing. Which windows go is a matter of their GPS time."""

@@ -90,7 +90,7 @@ class Publisher:
         self._outbox = outbox or Outbox(config, tally=tally)
         self._now_ns = now_ns
         self._monotonic_ns = monotonic_ns
-        self._counts = {"posterior": 0, "event": 0, "network": 0}
+        self._counts = {"posterior": 0, "unweighted": 0, "event": 0, "network": 0}
         self._facts: dict[str, Any] = {}
         self._status_due = True
         self._said_trouble = ""

@@ -15,12 +15,12 @@ STATUS_SCHEMA = "gwstream.status/1"
 
 def schema_of(summary: Summary) -> str:
     """Name and version of the schema of a message."""
-    return {"posterior": POSTERIOR_SCHEMA, "event": EVENT_SCHEMA, "network": NETWORK_SCHEMA}[summary.kind]
+    return {"event": EVENT_SCHEMA, "network": NETWORK_SCHEMA}.get(summary.kind, POSTERIOR_SCHEMA)
 
 
 def topic(prefix: str, summary: Summary) -> str:
     """Where a message goes: ``<prefix>/<detector>/posterior``, ``…/event``, or ``<prefix>/network/event``."""
-    return f"{prefix}/{summary.detector}/{'posterior' if summary.kind == 'posterior' else 'event'}"
+    return f"{prefix}/{summary.detector}/{'event' if summary.kind in ('event', 'network') else 'posterior'}"
 
 
 def delivery(outgoing: Outgoing, *, sequence: int, attempt: int, monotonic_ns: int, gps_ns: int) -> dict[str, Any]:

@@ -38,7 +38,8 @@ TROUBLE = (sqlite3.Error, OSError)
 
 
 class Outbox:
-    """Messages in order, at most ``config.queue`` and none older than ``config.retention`` s: the oldest go first.
+    """Messages in order, at most ``config.queue`` and none older than ``config.retention`` s: the oldest go first, and
+    unweighted posteriors before all others.
 
     ``depth``: so many are not settled. ``directory``: of the store, held while the context lasts; None: memory alone.
     ``live``: when it is full, True drops the oldest message and counts it, False makes `put` wait. Entering raises
@@ -180,10 +181,11 @@ class Outbox:
         self._settle(Settled(kept.n, ACKNOWLEDGED, json.dumps(kept.delivery)))
 
     def drop(self, kept: Kept, reason: str, text: str) -> None:
-        """Give up a message that has departed, or is the `first`, and count it; the log has the first a reason."""
+        """Give up a message that has departed or waits, and count it; the log has the first a reason."""
         kept.done = True
-        if self.first is kept:
-            self._waiting.popleft()
+        at = next((k for k, one in enumerate(self._waiting) if one is kept), None)
+        if at is not None:
+            del self._waiting[at]
         self._settle(Settled(kept.n, GIVEN_UP))
         self.lost(kept.outgoing.summary.detector, reason, text)
 
@@ -208,8 +210,13 @@ class Outbox:
 
     def _bound(self) -> None:
         """Drop what is too much or too old."""
+        full = f"{self._config.queue} wait for the broker already"
         while self._waiting and self.depth > self._config.queue:
-            self.drop(self._waiting[0], "outbox_full", f"{self._config.queue} wait for the broker already")
+            least = next((k for k in self._waiting if k.outgoing.summary.kind == "unweighted"), None)
+            if least is not None:  # the last that anybody would miss
+                self.drop(least, "outbox_unweighted", full)
+            else:
+                self.drop(self._waiting[0], "outbox_full", full)
         retention = round(self._config.retention * NANO)
         while self._waiting and self._now() - self._waiting[0].at > retention:
             self.drop(self._waiting[0], "outbox_age", f"the broker has not taken it for {self._config.retention:g} s")

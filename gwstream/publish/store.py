@@ -43,6 +43,8 @@ CREATE TABLE fact(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 _SAMPLES = "CREATE TABLE IF NOT EXISTS samples(n INTEGER PRIMARY KEY, size INTEGER NOT NULL, body BLOB NOT NULL)"
 """The draws of message ``n``; beside the tables, for files of before have none."""
+_UNWEIGHTED = "CREATE INDEX IF NOT EXISTS unweighted ON message(n) WHERE kind = 'unweighted' AND state <> 0"
+"""By it the archive finds what goes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +155,12 @@ class Store:
         return Counter(samples=len(gone))
 
     def _prune(self, now: int) -> Counter[str]:
-        oldest = self._db.execute(
-            "SELECT n, at, size FROM message WHERE state <> 0 ORDER BY n LIMIT ?", (PRUNED_AT_ONCE,)
-        )
+        """Keep the archive's bounds. Where it holds too much, unweighted posteriors go first."""
+        why = self._prune_of("kind = 'unweighted' AND state <> 0", now)
+        return why + self._prune_of("state <> 0", now)
+
+    def _prune_of(self, what: str, now: int) -> Counter[str]:
+        oldest = self._db.execute(f"SELECT n, at, size FROM message WHERE {what} ORDER BY n LIMIT {PRUNED_AT_ONCE}")
         gone: list[tuple[int]] = []
         why: Counter[str] = Counter()
         for n, at, length in oldest:
@@ -260,6 +265,7 @@ def _connect(file: Path) -> sqlite3.Connection:
         elif version != FORMAT:
             raise ValueError(f"it is of version {version}, this gwstream reads {FORMAT}")
         db.execute(_SAMPLES)
+        db.execute(_UNWEIGHTED)
     except BaseException:
         db.close()
         raise

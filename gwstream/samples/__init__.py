@@ -18,7 +18,7 @@ import numpy as np
 from gwstream.config import SummaryConfig
 from gwstream.errors import SamplesError
 from gwstream.prior import Prior
-from gwstream.records import PARAMETERS, Batch, Floats, Posterior, Trigger, Waveform, Whitener
+from gwstream.records import PARAMETERS, Batch, Floats, Posterior, Trigger, Unweighted, Waveform, Whitener
 from gwstream.summary.message import canonical, part, usable_weights
 
 SCHEMA = "gwstream.samples/1"
@@ -119,6 +119,7 @@ class InferenceLike(Protocol):
 
     def gate(self, batch: Batch) -> Sequence[Trigger]: ...
     def infer(self, trigger: Trigger, bucket: int, draws: int | None = None) -> Posterior: ...
+    def unweighted(self, triggers: Sequence[Trigger], least: int = 1) -> Sequence[Unweighted]: ...
     def prepare(self, whitener: Whitener) -> None: ...
 
 
@@ -133,6 +134,7 @@ class Keeper:
         self._posteriors: OrderedDict[str, Posterior] = OrderedDict()
         self._lock = threading.Lock()
         self.gate = inference.gate
+        self.unweighted = inference.unweighted
         self.prepare = inference.prepare
 
     def infer(self, trigger: Trigger, bucket: int, draws: int | None = None) -> Posterior:

@@ -57,6 +57,8 @@ def find(what: str, places: Places, name: str | None = None) -> Drawn:
 
 
 def _by_id(name: str, places: Places) -> Drawn:
+    if name.endswith("-u"):
+        raise SamplesError(f"{name} is unweighted: its draws are kept nowhere; ask for a posterior behind the gate")
     if places.strain:
         raise ConfigError(f"{name}: no such file; --strain needs the message, to check what is computed against it")
     if "/" in name or name.endswith((".json", ".jsonl")):
@@ -90,6 +92,9 @@ def fetch(name: str, places: Places) -> Drawn:
 def _chosen(path: Path, name: str | None) -> dict[str, Any]:
     """One document of a file: JSON, or JSON on each line."""
     known = [one for one in _documents(path) if one.get("schema") in (*MESSAGES, SCHEMA) and "posterior" in one]
+    known = [
+        one for one in known if one["posterior"].get("sampling", {}).get("weighted", True)
+    ]  # of the others no draws
     if name is not None:
         known = [one for one in known if one["posterior"].get("id") == posterior_of(name)]
     events = [one for one in known if one["schema"] == "gwstream.event/1"]

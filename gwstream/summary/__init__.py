@@ -12,13 +12,21 @@ from typing import Any
 
 from gwstream.config import SummaryConfig
 from gwstream.prior import Prior
-from gwstream.records import NANO, Posterior, Summary
+from gwstream.records import NANO, Posterior, Summary, Unweighted
 from gwstream.summary import network
 from gwstream.summary.chirp_mass import ChirpMasses
 from gwstream.summary.coincidence import Change, Coincidences, light_travel
 from gwstream.summary.draws import packed
 from gwstream.summary.events import Event, Events, rank
-from gwstream.summary.message import canonical, coalescence_ns, part, reasons
+from gwstream.summary.message import (
+    canonical,
+    coalescence_ns,
+    equal_weights,
+    part,
+    reasons,
+    unweighted_part,
+    usable_weights,
+)
 from gwstream.summary.schema import schema
 
 __all__ = ["News", "Summarizer", "canonical", "schema"]
@@ -36,12 +44,14 @@ class News:
 class Summarizer:
     """Turns posteriors into `Summary`s, those of one signal into one event, and those of all detectors into another.
 
-    ``prior``: the one the posteriors were made with; it is stated in every message.
+    ``prior``: the one the posteriors were made with; it is stated in every message. ``trained``: the network's own, of
+    unweighted ones; None: the same.
     """
 
-    def __init__(self, config: SummaryConfig, prior: Prior) -> None:
+    def __init__(self, config: SummaryConfig, prior: Prior, trained: Prior | None = None) -> None:
         self._config = config
         self._prior = prior
+        self._trained = trained or prior
         self._events = Events(config.cluster, config.shadow)
         self._masses = ChirpMasses(prior)
         self._network = Coincidences(config.network.sigmas, light_travel()) if config.network.enabled else None
@@ -67,7 +77,7 @@ class Summarizer:
         window = posterior.window
         body = canonical(part(posterior, self._prior, self._config))
         digest = hashlib.sha256(body).hexdigest()
-        gps_ns = coalescence_ns(posterior)
+        gps_ns = coalescence_ns(posterior.samples, window, usable_weights(posterior))
         single = Summary(
             kind="posterior",
             detector=window.detector,
@@ -86,6 +96,19 @@ class Summarizer:
         told = {"id": event.id, "supersedes": list(event.replaced), "windows": event.windows}
         best = replace(single, kind="event", id=event.id, event=told, samples=b"")
         return (single, best), News(posterior, event, doubts)
+
+    def unweighted(self, one: Unweighted) -> Summary:
+        """What subscribers are told of draws that no likelihood has weighted; they are never an event."""
+        window, body = one.window, canonical(unweighted_part(one, self._trained, self._config))
+        return Summary(
+            kind="unweighted",
+            detector=window.detector,
+            id=one.id,
+            gps_ns=coalescence_ns(one.samples, window, equal_weights(len(one.samples))),
+            posterior=body,
+            sha256=hashlib.sha256(body).hexdigest(),
+            injected=window.injected,
+        )
 
     def together(self, news: News | None) -> tuple[Summary, ...]:
         """What news of a detector's event change in the network."""

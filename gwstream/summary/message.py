@@ -10,7 +10,7 @@ import numpy as np
 
 from gwstream.config import SummaryConfig
 from gwstream.prior import DistanceDensity, Prior
-from gwstream.records import NANO, PARAMETERS, Floats, Posterior, Window
+from gwstream.records import NANO, PARAMETERS, Floats, Posterior, Unweighted, Window
 from gwstream.summary.statistics import Circular, circular, correlation, deviation, mean_sd, quantiles
 
 UNITS = {
@@ -49,6 +49,10 @@ POOR_PEAK = "poor residual at the peak"
 UNFAMILIAR = "unlike the training data"
 DRIFT = "PSD drift"
 UNKNOWN_QUALITY = "data quality unknown"
+UNWEIGHTED = "unweighted"
+UNWEIGHTED_ASSUMPTION = (
+    "what the network alone says: no likelihood has weighted its draws, and most windows hold no signal"
+)
 REASONS = (SHORT_HISTORY, WEAK, LOW_ESS, POOR_RESIDUAL, POOR_PEAK, UNFAMILIAR, DRIFT, UNKNOWN_QUALITY)
 
 
@@ -79,13 +83,54 @@ def reasons(posterior: Posterior, config: SummaryConfig) -> tuple[str, ...]:
 
 def part(posterior: Posterior, prior: Prior, config: SummaryConfig) -> dict[str, Any]:
     """The ``posterior`` part of the message, fit for JSON: what is not finite is null."""
-    window = posterior.window
-    doubts = reasons(posterior, config)
-    weights = usable_weights(posterior)
-    parameters, matrix = _parameters(posterior, weights)
     likelihood = _likelihood(posterior.noise_freedom)
+    return shared(posterior, usable_weights(posterior), reasons(posterior, config), prior) | {
+        "snr": number(posterior.snr),
+        "log_bayes": number(posterior.log_bayes),
+        "log_evidence": number(posterior.log_evidence),
+        "likelihood": likelihood,
+        "residual_p": number(posterior.residual_p),
+        "peak_residual_p": number(posterior.peak_residual_p),
+        "sampling": {
+            "weighted": True,
+            "draws": len(posterior.samples),
+            "ess": number(posterior.ess),
+            "largest_weight": number(posterior.max_weight),
+            "log_bayes_error": number(posterior.log_bayes_error),
+            "rounds": posterior.rounds,
+            "stratified": posterior.stratified,
+        },
+        "waveform": _waveform(posterior),
+        "assumptions": [*ASSUMPTIONS, NOISES[likelihood["noise"]]],
+    }
+
+
+def unweighted_part(one: Unweighted, prior: Prior, config: SummaryConfig) -> dict[str, Any]:
+    """The same of draws that no likelihood has weighted: what only weights can tell is null. ``prior``: the trained."""
+    whitener = one.window.whitener
+    fine = {
+        SHORT_HISTORY: whitener.history >= config.short_history,
+        UNFAMILIAR: one.latent_p is None or one.latent_p >= config.low_latent_p,
+        DRIFT: whitener.drift <= config.high_drift,
+        UNKNOWN_QUALITY: one.window.dq is not None,
+    }
+    doubts = (UNWEIGHTED, *(reason for reason in REASONS if not fine.get(reason, True)))
+    unknown = ("snr", "log_bayes", "log_evidence", "likelihood", "residual_p", "peak_residual_p", "waveform")
+    sampling = dict.fromkeys(("ess", "largest_weight", "log_bayes_error", "stratified"))
     return {
-        "id": posterior.id,
+        **dict.fromkeys(unknown),
+        **shared(one, equal_weights(len(one.samples)), doubts, prior),
+        "sampling": {**sampling, "weighted": False, "draws": len(one.samples), "rounds": 0},
+        "assumptions": [*ASSUMPTIONS, UNWEIGHTED_ASSUMPTION],
+    }
+
+
+def shared(one: Posterior | Unweighted, weights: Floats, doubts: tuple[str, ...], prior: Prior) -> dict[str, Any]:
+    """What both have."""
+    window = one.window
+    parameters, matrix = _parameters(one.samples, window, weights)
+    return {
+        "id": one.id,
         "detector": window.detector,
         "simulated": window.simulated,
         "quality": {"verdict": "suspect" if doubts else "good", "reasons": list(doubts)},
@@ -95,34 +140,18 @@ def part(posterior: Posterior, prior: Prior, config: SummaryConfig) -> dict[str,
             "rate": window.rate,
             "samples": len(window.samples),
         },
-        "coalescence": _moment(coalescence_ns(posterior)),
-        "snr": number(posterior.snr),
-        "gate_snr": number(posterior.trigger.snr, 4),
-        "log_bayes": number(posterior.log_bayes),
-        "log_evidence": number(posterior.log_evidence),
-        "likelihood": likelihood,
-        "residual_p": number(posterior.residual_p),
-        "peak_residual_p": number(posterior.peak_residual_p),
-        "latent_distance": _known(posterior.latent_distance),
-        "latent_p": _known(posterior.latent_p),
-        "sampling": {
-            "draws": len(posterior.samples),
-            "ess": number(posterior.ess),
-            "largest_weight": number(posterior.max_weight),
-            "log_bayes_error": number(posterior.log_bayes_error),
-            "rounds": posterior.rounds,
-            "stratified": posterior.stratified,
-        },
+        "coalescence": _moment(coalescence_ns(one.samples, window, weights)),
+        "gate_snr": number(one.trigger.snr, 4),
+        "latent_distance": _known(one.latent_distance),
+        "latent_p": _known(one.latent_p),
         "parameters": parameters,
         "correlation": {"order": list(PARAMETERS), "matrix": matrix},
-        "waveform": _waveform(posterior),
         "data": {"dq": window.dq, "gap": window.gap},
         "psd": _psd(window),
-        "engine": posterior.engine,
-        "bucket": posterior.bucket,
-        "model": dict(posterior.model),
+        "engine": one.engine,
+        "bucket": one.bucket,
+        "model": dict(one.model),
         "prior": prior_part(prior),
-        "assumptions": [*ASSUMPTIONS, NOISES[likelihood["noise"]]],
     }
 
 
@@ -143,8 +172,13 @@ def usable_weights(posterior: Posterior) -> Floats:
     weights = np.asarray(posterior.weights, np.float64)
     total = float(weights.sum())
     if not math.isfinite(total) or total <= 0:
-        return np.full(len(weights), 1.0 / len(weights))
+        return equal_weights(len(weights))
     return weights / total
+
+
+def equal_weights(n: int) -> Floats:
+    """(n,), of sum 1."""
+    return np.full(n, 1.0 / n)
 
 
 def chirp_mass(samples: Floats) -> Floats:
@@ -153,10 +187,10 @@ def chirp_mass(samples: Floats) -> Floats:
     return np.asarray((mass_1 * mass_2) ** 0.6 / (mass_1 + mass_2) ** 0.2)
 
 
-def coalescence_ns(posterior: Posterior) -> int:
-    """Median coalescence in integer GPS ns."""
-    times = posterior.samples[:, PARAMETERS.index("coalescence_time")]
-    return _at(posterior.window, float(quantiles(times, usable_weights(posterior), (0.5,))[0]))
+def coalescence_ns(samples: Floats, window: Window, weights: Floats) -> int:
+    """Median coalescence in integer GPS ns, of draws (n, 5)."""
+    times = samples[:, PARAMETERS.index("coalescence_time")]
+    return _at(window, float(quantiles(times, weights, (0.5,))[0]))
 
 
 def prior_part(prior: Prior) -> dict[str, Any]:
@@ -177,14 +211,14 @@ def prior_part(prior: Prior) -> dict[str, Any]:
     }
 
 
-def _parameters(posterior: Posterior, weights: Floats) -> tuple[dict[str, Any], list[list[float | None]]]:
+def _parameters(samples: Floats, window: Window, weights: Floats) -> tuple[dict[str, Any], list[list[float | None]]]:
     """Statistics by parameter, and the correlation matrix, where the phase is its deviation from the circular mean."""
-    draws = posterior.samples.copy()
+    draws = samples.copy()
     columns: dict[str, Floats] = {name: draws[:, k] for k, name in enumerate(PARAMETERS)}
     phase = circular(columns["phase"], weights, PERIOD)
-    draws[:, PARAMETERS.index("phase")] = deviation(posterior.samples[:, PARAMETERS.index("phase")], phase.mean, PERIOD)
+    draws[:, PARAMETERS.index("phase")] = deviation(samples[:, PARAMETERS.index("phase")], phase.mean, PERIOD)
     mass_1, mass_2 = columns["mass_1"], columns["mass_2"]
-    columns["chirp_mass"] = chirp_mass(posterior.samples)
+    columns["chirp_mass"] = chirp_mass(samples)
     columns["mass_ratio"] = mass_2 / mass_1
     columns["total_mass"] = mass_1 + mass_2
     out: dict[str, Any] = {}
@@ -192,7 +226,7 @@ def _parameters(posterior: Posterior, weights: Floats) -> tuple[dict[str, Any], 
         if name == "phase":
             out[name] = _phase(phase)
         else:
-            out[name] = _linear(name, column, weights, posterior.window if name == "coalescence_time" else None)
+            out[name] = _linear(name, column, weights, window if name == "coalescence_time" else None)
     matrix = [[number(value) for value in row] for row in correlation(draws, weights)]
     return out, matrix
 

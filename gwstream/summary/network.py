@@ -30,7 +30,7 @@ def member(posterior: Posterior, event: Event, reasons: tuple[str, ...], masses:
         event=event.id,
         posterior=posterior.id,
         replaced=event.replaced,
-        gps_ns=coalescence_ns(posterior),
+        gps_ns=coalescence_ns(posterior.samples, posterior.window, weights),
         time_sd=mean_sd(posterior.samples[:, PARAMETERS.index("coalescence_time")], weights)[1],
         mass=masses.likelihood(posterior.samples, weights),
         chirp_mass=(float(p5), float(median), float(p95)),

@@ -6,8 +6,8 @@ import math
 
 from gwstream.records import LOADS, PARAMETERS
 from gwstream.summary import network
-from gwstream.summary.message import DISTANCE_DENSITIES, NOISES, REASONS, UNITS
-from gwstream.summary.shapes import COUNT, GPS, MAYBE, NS, NUMBER, TEXT, Schema, opened, record, says
+from gwstream.summary.message import DISTANCE_DENSITIES, NOISES, REASONS, UNITS, UNWEIGHTED
+from gwstream.summary.shapes import COUNT, GPS, MAYBE, NS, NUMBER, TEXT, Schema, opened, or_null, record, says
 
 STATES = ("waiting", "ready", "full")
 
@@ -158,7 +158,9 @@ def _posterior() -> Schema:
         simulated=says({"type": "boolean"}, "true: the strain is made up, in whole or in part"),
         quality=record(
             verdict={"enum": ["good", "suspect"]},
-            reasons=says({"type": "array", "items": {"enum": list(REASONS)}}, "why it is suspect; empty when good"),
+            reasons=says(
+                {"type": "array", "items": {"enum": [UNWEIGHTED, *REASONS]}}, "why it is suspect; empty when good"
+            ),
         ),
         window=record(
             "Whitened samples the posterior was made from; gps is that of the first, filter delays removed.",
@@ -172,28 +174,36 @@ def _posterior() -> Schema:
         gate_snr=says(MAYBE, "matched-filter SNR that opened the gate"),
         log_bayes=says(MAYBE, "ln Bayes factor, signal against noise"),
         log_evidence=says(MAYBE, "ln evidence of the signal model"),
-        likelihood=record(
-            "What the noise is taken for.",
-            noise={"enum": list(NOISES)},
-            degrees_of_freedom=says(MAYBE, "of the Student-t; null: Gaussian"),
+        likelihood=or_null(
+            record(
+                "What the noise is taken for; null: unweighted.",
+                noise={"enum": list(NOISES)},
+                degrees_of_freedom=says(MAYBE, "of the Student-t; null: Gaussian"),
+            )
         ),
         residual_p=says(MAYBE, "p-value of the chi-square of what the best draw leaves over"),
         peak_residual_p=says(MAYBE, "the same within 47 ms of coalescence: small where a glitch passes for a merger"),
         latent_distance=says(MAYBE, "of the network's input from those of its training, in their standard deviations"),
         latent_p=says(MAYBE, "fraction of training windows behind the gate as far off; null: the model cannot say"),
         sampling=record(
+            "Of an unweighted posterior (publish.every_window) all that only weights can tell is null.",
+            weighted=says({"type": "boolean"}, "by the likelihood; false: the network's draws as they are"),
             draws=COUNT,
             ess=says(MAYBE, "effective sample size, (sum w)^2 / sum w^2"),
             largest_weight=says(MAYBE, "share of the heaviest draw; above 0.1 one draw rules"),
             log_bayes_error=says(
                 MAYBE, "standard error of log_bayes and log_evidence; null: too few effective draws to tell"
             ),
-            rounds=says(COUNT, "of importance sampling; above 1: the network's proposal was poor and was adapted"),
-            stratified=says({"type": "boolean"}, "draws are spread evenly over the proposal's parts, not independent"),
+            rounds=says(
+                COUNT, "0: unweighted; of importance sampling; above 1: the network's proposal was poor and was adapted"
+            ),
+            stratified=says(
+                {"type": ["boolean", "null"]}, "draws are spread evenly over the proposal's parts, not independent"
+            ),
         ),
         parameters=_parameters(),
         correlation=_correlation(),
-        waveform=_waveform(),
+        waveform=or_null(_waveform()),
         data=record(
             dq={"type": ["integer", "null"], "description": "state-vector bits set throughout; null: unknown"},
             gap=says({"type": "boolean"}, "a gap lies within the span of the PSD"),
@@ -273,7 +283,7 @@ def _correlation() -> Schema:
 def _waveform() -> Schema:
     band: Schema = {"type": "array", "items": MAYBE}
     return record(
-        "Whitened waveform, sample by sample of the window: pointwise median and central band.",
+        "Whitened waveform, sample by sample of the window: pointwise median and central band; null: unweighted.",
         unit=TEXT,
         probability=NUMBER,
         median=band,

@@ -30,6 +30,11 @@ def opened(kind: Schema, others: Schema | bool = True) -> Schema:
     return kind | {"additionalProperties": others}
 
 
+def or_null(kind: Schema) -> Schema:
+    """The same object, or null."""
+    return kind | {"type": [kind["type"], "null"]}
+
+
 def says(kind: Schema, about: str) -> Schema:
     """The same with a description."""
     return kind | {"description": about}

@@ -85,7 +85,8 @@ class Watch:
 
     def outgoing(self, outgoing: Outgoing, window: Window) -> None:
         """The summary of a window goes to the publisher."""
-        self._feed.posterior(outgoing.summary, window.samples)
+        if outgoing.summary.kind != "unweighted":  # the page shows what may be a signal
+            self._feed.posterior(outgoing.summary, window.samples)
 
     def calibrated(self, report: Report) -> None:
         """A known signal was judged. The status hears of it from time to time, of an alarm at once."""
