@@ -13,7 +13,7 @@ SOAK ?=
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow test-peers test-install test-tensorrt lint format docs site bench bench-latency bench-conditioning bench-inference \
   bench-peers bench-scaling bench-replay bench-capacity bench-capacity-long bench-dynesty bench-hour bench-network bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
-  bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants bench-restart bench-engines soak soak-report sbom audit train validate compare clean system-packages
+  bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants bench-restart bench-overload bench-engines soak soak-report sbom audit train validate compare clean system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -117,6 +117,9 @@ bench-network: $(VENV)/.test ## which signals two detectors find together, and w
 
 bench-mutants: $(VENV)/.test ## 120 000 damaged frames through the reader: none crashes it or passes for strain
 	$(BIN)/python benchmarks/mutants.py
+
+bench-overload: $(VENV)/.test ## more live strain than the machine holds: what is given up, latency, recovery (4 minutes)
+	$(BIN)/python benchmarks/overload.py
 
 bench-engines: $(VENV)/.test ## what each engine costs for each model, and how far it is from torch (5 minutes)
 	$(BIN)/python benchmarks/engines.py

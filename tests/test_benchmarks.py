@@ -33,6 +33,7 @@ SCRIPTS = (
     "scaling.py",
     "replay.py",
     "capacity.py",
+    "overload.py",
     "soak.py",
 )
 
