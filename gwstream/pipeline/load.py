@@ -43,7 +43,7 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """``come``: windows that have come so far; ``waiting``: of these; ``age``: s since the first of these came."""
+    """``come``: windows that have come so far; ``waiting``: of these; ``age``: s that the first of them has waited."""
 
     come: int
     waiting: int

@@ -76,10 +76,10 @@ class Waiting:
     def backlog(self) -> Backlog:
         """What waits now."""
         first = self.batches.first
-        arrived = [one.journey.arrived for one in self._pending]
-        arrived += [journey.arrived for journey in first.journeys] if first else []
-        arrived += [one.journey.arrived for one in islice(self._quiet, 1)]
-        age = (time.monotonic_ns() - min(arrived)) / NANO if arrived else 0.0
+        since = [_since(one.journey) for one in self._pending]
+        since += [_since(journey) for journey in first.journeys] if first else []
+        since += [_since(one.journey) for one in islice(self._quiet, 1)]
+        age = (time.monotonic_ns() - min(since)) / NANO if since else 0.0
         return Backlog(self._come, self.open.total(), age)
 
     def gated(
@@ -144,13 +144,13 @@ class Waiting:
         return Batched(batch, [batched.journeys[k] for k in kept])
 
     def shed_old(self, limit: float) -> None:
-        """Give up what came more than ``limit`` s ago."""
+        """Give up what has waited for more than ``limit`` s."""
         since = time.monotonic_ns() - round(limit * NANO)
-        while (first := self.batches.first) is not None and first.journeys[0].arrived < since:
+        while (first := self.batches.first) is not None and _since(first.journeys[0]) < since:
             self._overload(self.batches.take())
-        old = [one for one in self._pending if one.journey.arrived < since]
+        old = [one for one in self._pending if _since(one.journey) < since]
         if old:
-            self._pending = [one for one in self._pending if one.journey.arrived >= since]
+            self._pending = [one for one in self._pending if _since(one.journey) >= since]
             heapq.heapify(self._pending)
         for one in old:
             self.give_up("overload", one.trigger.window.detector)
@@ -158,3 +158,8 @@ class Waiting:
     def _overload(self, batched: Batched) -> None:
         for window in batched.batch.windows:
             self.give_up("overload", window.detector)
+
+
+def _since(journey: Journey) -> int:
+    """When something began to wait here. What came late from the stages before cannot be helped by giving it up."""
+    return journey.left("batching")
