@@ -51,6 +51,7 @@ CASES = ((36.0, 29.0, 12.0), (60.0, 45.0, 9.0), (28.0, 22.0, 20.0))  # masses in
 NAMES = ("chirp mass", "mass ratio", "distance", "time", "phase")
 FIXED = {"chi_1": 0.0, "chi_2": 0.0, "theta_jn": 0.0, "psi": 0.3, "ra": 1.0, "dec": 0.5}
 ROUNDS = 21
+CHECKPOINTS = common.OUTPUT / "dynesty"  # what a run that was stopped goes on from; removed at the end
 FEWEST = 1000  # likelihoods of this process, from which the time of all of them is told
 
 
@@ -302,7 +303,7 @@ def sampled(likelihood: Any, priors: Any, label: str, live: int) -> tuple[Any, f
         priors,
         sampler="dynesty",
         nlive=live,
-        outdir=str(common.OUTPUT / "dynesty"),
+        outdir=str(CHECKPOINTS),
         label=label,
         seed=1,
         resume=True,
@@ -312,10 +313,15 @@ def sampled(likelihood: Any, priors: Any, label: str, live: int) -> tuple[Any, f
         save=False,
     )
     spent = time.process_time() - begin
-    if likelihood.calls < FEWEST:
-        raise SystemExit(f"{common.OUTPUT / 'dynesty'}: {label} was as good as done: remove it to measure anew")
+    told = CHECKPOINTS / f"{label}.json"
+    if likelihood.calls < FEWEST:  # it had ended before another part of the run was stopped
+        if not told.exists():
+            raise SystemExit(f"{CHECKPOINTS}: {label} was as good as done: remove it to measure anew")
+        return result, float(json.loads(told.read_text(encoding="utf-8"))["core_s"])
     total = int(result.num_likelihood_evaluations)
-    return result, spent * max(total / max(likelihood.calls, 1), 1.0)
+    seconds = spent * max(total / likelihood.calls, 1.0)
+    told.write_text(json.dumps({"core_s": seconds}) + "\n", encoding="utf-8")
+    return result, seconds
 
 
 def main() -> None:
@@ -346,6 +352,8 @@ def main() -> None:
     )
     print(common.table(head, [way.row(one) for way in ways]))
     draw(ways, common.picture(f"standard-{label}"))
+    for path in (*CHECKPOINTS.glob(f"bilby-{label}*"), *CHECKPOINTS.glob(f"fast-{label}*")):
+        path.unlink()
 
 
 def others(
@@ -357,7 +365,6 @@ def others(
     if not arguments.only_fast:
         result, seconds = sampled(standard.likelihood, standard.priors(), f"bilby-{label}", arguments.live)
         out.append(standard.way(result, seconds, arguments.f_max))
-        keep(out[-1], label)
     templates = Templates(inference.model.spec.conditioning, inference.model.bank, trigger.window.whitener)
     fast = CountingOurs(trigger.window.samples, templates, inference.prior)
     result, seconds = sampled(fast, sampler.priors(inference.prior), f"fast-{label}", arguments.live)
@@ -375,13 +382,6 @@ def others(
         )
     )
     return out
-
-
-def keep(way: Way, label: str) -> None:
-    """What took longest, on disk at once."""
-    common.OUTPUT.mkdir(parents=True, exist_ok=True)
-    told = {"way": way.name, "core_s": way.seconds, "log_bayes": way.log_bayes, "likelihoods": way.evaluations}
-    (common.OUTPUT / f"standard-{label}.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
 
 
 def draw(ways: list[Way], path: Path) -> None:
