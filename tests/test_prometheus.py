@@ -200,6 +200,10 @@ async def test_every_alert_fires_and_clears_and_every_panel_has_data(
         await _panels(server)
         await life.aclose()
         await server.fires("GwstreamDown")
+        for _ in range(3):
+            async with it.daemon("-m", "gwstream"):
+                await asyncio.sleep(2)  # so that Prometheus has seen it
+        await server.fires("GwstreamRestarting")
         await life.enter_async_context(it.daemon("-m", "gwstream"))
         await server.clears()
         seen = await server.query('count by (alertname) (count_over_time(ALERTS{alertstate="firing"}[30m]))')

@@ -1,13 +1,15 @@
 """Watches a directory for frame files with inotify, from before the first scan to the end.
 
 Only completed files are looked at (closed after writing, or renamed into place), never created ones. The directory may
-be deleted, replaced or made anew, and the kernel may drop notifications: each time it is scanned again.
+be deleted, replaced or made anew, and the kernel may drop notifications: each time it is scanned again. Where it tells
+nothing at all, as of files that another host writes over a network, we look for ourselves once a second.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import os
 import re
 import time
@@ -23,6 +25,10 @@ COMPLETE = Mask.CLOSE_WRITE | Mask.MOVED_TO
 GONE = Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.UNMOUNT | Mask.IGNORED
 RENEW = 1.0  # s between looks at whether the path still names the directory that is watched
 ABSENT = 0.1  # s between looks for a directory that went away
+REMEMBERED = 4096  # names told lately, by which one that the kernel said nothing of is known
+
+Print = tuple[int, int]
+"""Size, and modification time (ns): a file of which they stay is not being written."""
 
 NAME = re.compile(r"(?P<observatory>[A-Z][A-Z0-9]*)-(?P<tag>[^-]+)-(?P<gps>\d{1,12})-(?P<duration>\d{1,6})\.gwf")
 
@@ -67,6 +73,10 @@ class Watcher:
         self._watch: Watch | None = None
         self._identity: tuple[int, int] | None = None
         self._gone = asyncio.Event()
+        self._told: dict[str, None] = {}  # names, in order
+        self._heard = False  # of a file, since the last look
+        self._changed = 0  # when the directory last had, at that look
+        self._unheard: dict[str, Print] = {}  # names found by that look that we were not told of
 
     def open(self) -> None:
         """Start watching and scan once. Raises `SourceError` where the directory cannot be watched or read."""
@@ -103,6 +113,7 @@ class Watcher:
         elif event.mask & GONE:
             self._drop(inotify, "the directory went away")
         elif event.name is not None and not event.mask & Mask.ISDIR:
+            self._heard = True
             self._tell(event.name.name, arrived)
 
     async def _renew(self, inotify: Inotify) -> None:
@@ -114,12 +125,42 @@ class Watcher:
                     await asyncio.wait_for(self._gone.wait(), RENEW)
                 except TimeoutError:
                     if _identity(self._directory) == self._identity:
+                        self._overhear()
                         continue
                     self._drop(inotify, "the directory was replaced")
             try:
                 self._attach(inotify)
             except OSError:
                 await asyncio.sleep(ABSENT)
+
+    def _overhear(self) -> None:
+        """Find what the kernel did not tell of: names that are there, and still untold, a look after they were found.
+
+        Those that are still being written wait. While it tells of some, or nothing changes, there is nothing to do.
+        """
+        with contextlib.suppress(OSError):
+            changed = self._directory.stat().st_mtime_ns
+            deaf = not self._heard and (changed != self._changed or self._unheard)
+            self._changed = 0 if self._heard else changed  # what was heard may not be all that changed: look next time
+            self._heard = False
+            found = self._untold() if deaf else {}
+            late = sorted(name for name in found if self._unheard.get(name) == found[name])
+            self._unheard = {name: found[name] for name in found.keys() - late}
+            if late:
+                self._lost("files come that the kernel says nothing of: are they written over a network?")
+                arrived = time.monotonic_ns()
+                for name in late:
+                    self._tell(name, arrived)
+
+    def _untold(self) -> dict[str, Print]:
+        """The latest of the files that are there and were not told. Raises OSError."""
+        latest = heapq.nlargest(REMEMBERED, self._names())
+        found = {}
+        for name in (name for name in latest if name not in self._told):
+            with contextlib.suppress(FileNotFoundError):
+                status = (self._directory / name).stat()
+                found[name] = status.st_size, status.st_mtime_ns
+        return found
 
     def _attach(self, inotify: Inotify) -> None:
         """Watch first and scan after, so that no file falls between the two. Raises OSError."""
@@ -148,14 +189,25 @@ class Watcher:
 
     def _scan(self) -> None:
         arrived = time.monotonic_ns()
-        with os.scandir(self._directory) as entries:
-            names = [entry.name for entry in entries]
-        for name in names:
+        for name in sorted(self._names()):
             self._tell(name, arrived)
 
+    def _names(self) -> list[str]:
+        """Of the files that are there. Raises OSError."""
+        with os.scandir(self._directory) as entries:
+            return [entry.name for entry in entries if _complete(entry.name)]
+
     def _tell(self, name: str, arrived: int) -> None:
-        if not name.startswith(".") and name.endswith(".gwf"):
+        if _complete(name):
+            self._told[name] = None
+            while len(self._told) > REMEMBERED:
+                del self._told[next(iter(self._told))]
             self._found(self._directory / name, arrived)
+
+
+def _complete(name: str) -> bool:
+    """Whether a frame's writer is done with it: until then its name begins with a dot."""
+    return not name.startswith(".") and name.endswith(".gwf")
 
 
 def _identity(directory: Path) -> tuple[int, int] | None:
