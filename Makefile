@@ -52,6 +52,14 @@ test-tensorrt: $(VENV)/.test $(RTX)/.done ## what TensorRT makes of the networks
 test-slow: $(VENV)/.test ## the tests that take minutes
 	$(BIN)/pytest -m slow
 
+.PHONY: coverage
+coverage: $(VENV)/.test ## lines and branches of the package that the tests run (twice as long as make test)
+	@mkdir -p build/coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not slow and not peers and not install" --timeout=900
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 lint: $(VENV)/.test ## style, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
