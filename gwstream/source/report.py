@@ -34,7 +34,7 @@ REASONS = {
     "unreadable": "permissions, I/O errors, or too large",
     "slow": "the parser did not come back within its time limit",
     "overflow": "too many frames waiting: the oldest were given up",
-    "notify_lost": "the kernel dropped notifications or tells nothing of a file, or the directory went away: it is scanned",
+    "notify_lost": "the kernel dropped notifications, or told nothing of a file, or the directory went: it is scanned",
 }
 
 
