@@ -132,6 +132,9 @@ bench-overload: $(VENV)/.test ## more live strain than the machine holds: what i
 bench-engines: $(VENV)/.test ## what each engine costs for each model, and how far it is from torch (5 minutes)
 	$(BIN)/python benchmarks/engines.py
 
+bench-floors: $(VENV)/.test ## each hot path against its floor on this machine (2 minutes)
+	$(BIN)/python benchmarks/floors.py
+
 bench-restart: $(VENV)/.test ## how soon a killed daemon is back (2 minutes)
 	$(BIN)/python benchmarks/restart.py
 

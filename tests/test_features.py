@@ -9,7 +9,7 @@ from scipy.special import softmax
 from trained import members, noise, shipped, signal
 
 from gwstream.inference.features import BIN, LEAST_LIKELY, PER_RATIO, WHEN, Seen, see, size
-from gwstream.inference.ridge import FIELDS, LEAST_SNR, RATIOS
+from gwstream.inference.moments import FIELDS, LEAST_SNR, RATIOS
 from gwstream.model import CONTEXT
 from gwstream.records import Floats
 

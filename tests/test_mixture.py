@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from scipy.special import logsumexp
 
-from gwstream.inference.mixture import Kernels, Mixture, log_sum_exp
+from gwstream.inference.mixture import Kernels, Mixture, log_sum_exp, von_mises
 from gwstream.records import Floats
 
 WIDEST = 12.0
@@ -121,3 +121,21 @@ def test_log_sum_exp_equals_scipy_where_values_differ_by_hundreds() -> None:
     np.testing.assert_allclose(log_sum_exp(table), logsumexp(table, axis=1), atol=1e-6)
     table[:, ::2] = -np.inf
     np.testing.assert_allclose(log_sum_exp(table), logsumexp(table, axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("kappa", [0.01, 0.7, 8.0, 8000.0])
+def test_angles_follow_von_mises(kappa: float) -> None:
+    drawn = von_mises(np.random.default_rng(8), np.full(20_000, 2.9), np.full(20_000, kappa))
+    assert (np.abs(drawn) <= math.pi).all()
+    away = np.angle(np.exp(1j * (drawn - 2.9)))
+    assert stats.kstest(away, stats.vonmises(kappa).cdf).pvalue > 1e-3
+    assert abs(np.corrcoef(away[1:], away[:-1])[0, 1]) < 0.03
+
+
+def test_rounding_of_one_angles_spread_moves_no_other() -> None:
+    """Where numpy's draws are accepted or not one after the other, all that follow move."""
+    kappa = np.random.default_rng(1).uniform(0.1, 30, 4000)
+    nearly = kappa * 1.01
+    one, two = (von_mises(np.random.default_rng(8), np.zeros(4000), k) for k in (kappa, nearly))
+    moved = np.abs(one - two) > 0.1
+    assert 0 < moved.sum() < 40

@@ -118,3 +118,16 @@ def test_a_ridge_met_before_is_left_out() -> None:
     kept = distinct([seen, seen, *apart])
     assert len(kept) <= 1 + len(apart)
     assert kept[0] is seen
+
+
+def test_shares_are_met_evenly_and_rounding_of_them_moves_no_draw() -> None:
+    """One draw more of the first proposal and one less of the second leaves all others as they were."""
+    _, mixture = proposed(double())
+    drawn = []
+    for share in (0.3, 0.301):
+        one = Several(mixture.proposals[:2], mixture.anchors[:2], np.array([share, 1 - share]))
+        drawn.append(one.draw(np.random.default_rng(3), 1000))
+    assert drawn[0].shape == (1000, 5)
+    np.testing.assert_array_equal(drawn[0][:300], drawn[1][:300])
+    np.testing.assert_array_equal(drawn[0][300:-1], drawn[1][301:])
+    assert not np.array_equal(drawn[0][300], drawn[1][300])

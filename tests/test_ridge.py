@@ -7,19 +7,8 @@ from scipy import stats
 from trained import members, noise, shipped, signal, templates
 
 from gwstream.inference.likelihood import log_ratio
-from gwstream.inference.ridge import (
-    CHIRPS,
-    COMPONENTS,
-    FAR,
-    FIELDS,
-    PARTS,
-    RATIOS,
-    Projector,
-    Ridge,
-    grid,
-    log_share,
-    ridge,
-)
+from gwstream.inference.moments import CHIRPS, FIELDS, RATIOS, Ridge, log_share
+from gwstream.inference.ridge import COMPONENTS, FAR, PARTS, Projector, grid, ridge
 from gwstream.records import Floats
 from gwstream.waveforms import component_masses
 

@@ -33,14 +33,13 @@ from gwstream.inference.ridge import grid
 from gwstream.inference.unweighted import draws, generator, groups
 from gwstream.model import ConditioningSpec
 from gwstream.prior import Prior
-from gwstream.records import Batch, Floats, Posterior, Trigger, Unweighted, Waveform, Whitener, Window, bucket
+from gwstream.records import Batch, Floats, Posterior, Trigger, Unweighted, Whitener, Window, bucket
 
 __all__ = ["Inference", "Model", "load_model"]
 
 SCALE = 1e-22  # strain of the order of a detector's noise per sample
 KEPT_WHITENERS = 12
 BEST_OF = 64  # densest draws, among which the likeliest is looked for
-BAND_DRAWS = 300  # from which the waveform's band is read
 
 
 class Inference:
@@ -126,6 +125,7 @@ class Inference:
         """Filter the bank for a whitener ahead of the first window that needs it, a second later."""
         self._filters(whitener)
 
+    @torch.inference_mode()
     def propose(self, window: Window) -> Proposed:
         """The network's proposal for a window, before the likelihood has its say."""
         live = self._filters(window.whitener)
@@ -154,20 +154,17 @@ class Inference:
         window = trigger.window
         proposed = self.propose(window)
         found = sample(proposed.proposal, proposed.log_target, draws or self._config.draws, proposed.rng)
-        samples = proposed.parameters(found.e)
-        weights = found.weights
-        likeliest = samples[np.argsort(found.log_target)[-BEST_OF:]]
-        waveforms = proposed.templates.waveforms(likeliest)
-        top = int(np.argmax(proposed.noise.log_ratio(window.samples, waveforms)))
-        loudest = waveforms[top].astype(np.float64)
+        judged, weights = proposed.judged(found.e), found.weights
+        top = judged.best(BEST_OF)
+        loudest = judged.waveforms[top].astype(np.float64)
         residual_p, peak_residual_p = p_values(
-            window.samples, proposed.templates, likeliest[top], window.whitener.averages
+            window.samples, proposed.templates, judged.x[top], window.whitener.averages
         )
         distance, latent_p = self._familiar(proposed.code)
         return Posterior(
             id=self.identity(window),
             trigger=proposed.trigger,  # of this window alone: a batch's product rounds differently
-            samples=samples,
+            samples=judged.x,
             weights=weights,
             log_evidence=found.log_evidence + proposed.noise.log_density(window.samples),
             log_bayes=found.log_evidence,
@@ -182,7 +179,7 @@ class Inference:
             peak_residual_p=peak_residual_p,
             latent_distance=distance,
             latent_p=latent_p,
-            waveform=_band(proposed.templates, samples, weights, proposed.rng),
+            waveform=judged.band(weights, proposed.rng),
             engine=self.engine,
             bucket=bucket,
             model=self.model.identity,
@@ -266,12 +263,3 @@ def _tag(model: Model, prior: Prior, likelihood: str) -> str:
     served = "" if prior == model.spec.prior else json.dumps(dataclasses.asdict(prior), sort_keys=True)
     served += "" if likelihood == "gaussian" else likelihood
     return hashlib.sha256(f"{model.hash}{model.conditioning_hash}{served}".encode()).hexdigest()[:12]
-
-
-def _band(templates: Templates, samples: Floats, weights: Floats, rng: np.random.Generator) -> Waveform:
-    """Pointwise median and 90 % band of the waveform over draws resampled by weight."""
-    positions = (np.arange(BAND_DRAWS) + rng.random()) / BAND_DRAWS
-    chosen = np.searchsorted(np.cumsum(weights), positions).clip(max=len(samples) - 1)
-    waveforms = np.sort(templates.waveforms(samples[chosen]), axis=0).astype(np.float64)
-    lower, median, upper = (waveforms[round(q * (BAND_DRAWS - 1))] for q in (0.05, 0.5, 0.95))
-    return Waveform(median=median, lower=lower, upper=upper)

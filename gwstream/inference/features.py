@@ -15,8 +15,9 @@ from torch import Tensor
 from gwstream.inference.bank import Bank
 from gwstream.inference.gate import Best, MatchedFilter, best
 from gwstream.inference.likelihood import Templates
+from gwstream.inference.moments import CHIRPS, RATIOS, Grid, Ridge
 from gwstream.inference.parameters import MASS, SKEW, TAIL, Anchor
-from gwstream.inference.ridge import CHIRPS, RATIOS, Grid, Projector, Ridge, ridge
+from gwstream.inference.ridge import Projector, ridge
 from gwstream.inference.stencil import SIZE, look
 from gwstream.prior import Prior
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from gwstream.inference.bank import Bank
 from gwstream.inference.likelihood import SHIFTS, Templates
 from gwstream.records import Floats
 from gwstream.waveforms import component_masses
@@ -33,19 +35,39 @@ class Best:
 
 
 class MatchedFilter:
-    """The gate behind one whitener: ``matrix`` (2 * N * lags, window) float32."""
+    """The gate behind one whitener.
+
+    A template at a later lag is the same series moved on, so all lags of all windows are one product of moved windows
+    with a few long series; what the window's edges cut is put right by norms and by the part of the second phase along
+    the first, lag by lag.
+    """
 
     def __init__(self, templates: Templates, time_range: tuple[float, float]) -> None:
         gate = templates.bank.gate
         nodes = lag_nodes(templates.rate, time_range)
-        self.count = len(gate)
-        self.lags = len(nodes)
+        self.count, self.lags = len(gate), len(nodes)
         self.times = torch.from_numpy(nodes / (SHIFTS * templates.rate)).float()
-        self.matrix = torch.from_numpy(_vectors(templates, gate, nodes))
+        begin, end = int(nodes[0]) // SHIFTS, int(nodes[-1]) // SHIFTS  # whole samples
+        parts = range(0, SHIFTS, STRIDE)
+        mix = _mix(templates.bank, gate)
+        series = np.stack([mix @ templates.stretch(part, begin, end) for part in parts])  # (parts, 2 N, long)
+        self._room = end - begin
+        self._first = int(nodes[0] - SHIFTS * begin) // STRIDE  # nodes of the first whole sample before the first lag
+        self._series = torch.from_numpy(series.reshape(-1, series.shape[-1]).T.astype(np.float32)).contiguous()
+        norms = [_norms(one, self.count, templates.length) for one in series]
+        lagged = np.stack(norms, axis=-1).reshape(3, self.count, -1)[:, :, self._first : self._first + self.lags]
+        self._norm, self._slope, self._other = torch.from_numpy(lagged.astype(np.float32)).contiguous()
 
     def __call__(self, windows: Tensor) -> Tensor:
         """Complex SNRs as (B, 2, N, lags) of windows (B, window) float32."""
-        return (windows @ self.matrix.T).reshape(-1, 2, self.count, self.lags)
+        room = self._room
+        moved = functional.pad(windows, (room, room)).unfold(1, windows.shape[1] + room, 1)  # (B, whole, long)
+        products = (moved.flatten(0, 1) @ self._series).reshape(len(windows), -1, 2, self.count)
+        first, second = products[:, self._first : self._first + self.lags].permute(2, 0, 3, 1)
+        out = torch.empty(len(windows), 2, self.count, self.lags)
+        torch.mul(first, self._norm, out=out[:, 0])
+        torch.mul(torch.addcmul(second, first, self._slope, value=-1), self._other, out=out[:, 1])
+        return out
 
 
 def lag_nodes(rate: int, time_range: tuple[float, float]) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
@@ -55,34 +77,24 @@ def lag_nodes(rate: int, time_range: tuple[float, float]) -> np.ndarray[tuple[in
     return np.arange(low, high + 1) * STRIDE
 
 
-def _vectors(
-    templates: Templates, gate: Floats, nodes: np.ndarray[tuple[int], np.dtype[np.intp]]
-) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Orthonormal pairs (2 * N * lags, window)."""
-    mass_1, mass_2 = component_masses(gate[:, 0], gate[:, 1])
-    c = templates.bank.coefficients(mass_1, mass_2)
-    # h(phase 0) takes c, a quarter period later i c: (2 N, 2 K) on the real components
-    mix = np.concatenate([np.hstack([c.real, c.imag]), np.hstack([-c.imag, c.real])])
-    count, length = len(gate), templates.length
-    out = np.empty((2, count, len(nodes), length), np.float32)
-    for part in np.unique(nodes % SHIFTS):
-        chosen = np.flatnonzero(nodes % SHIFTS == part)
-        whole = nodes[chosen] // SHIFTS
-        begin, end = int(whole.min()), int(whole.max())
-        series = mix @ templates.stretch(int(part), begin, end)
-        first, second = series[:count], series[count:]
-        starts = end - whole
-        inner = [_window_sums(a * b, starts, length) for a, b in ((first, first), (first, second), (second, second))]
-        norm = np.sqrt(inner[0])
-        slope = inner[1] / inner[0]
-        other = np.sqrt(np.maximum(inner[2] - slope * inner[1], 1e-30))
-        singles = [series.astype(np.float32) for series in (first, second)]
-        views = [np.lib.stride_tricks.sliding_window_view(single, length, axis=1)[:, starts] for single in singles]
-        scales = [(1 / norm).astype(np.float32)[:, :, None], (1 / other).astype(np.float32)[:, :, None]]
-        out[0, :, chosen] = (views[0] * scales[0]).swapaxes(0, 1)
-        slant = slope.astype(np.float32)[:, :, None]
-        out[1, :, chosen] = ((views[1] - slant * views[0]) * scales[1]).swapaxes(0, 1)
-    return out.reshape(-1, length)
+def _mix(bank: Bank, gate: Floats) -> Floats:
+    """Real components' shares (2 N, 2 K) in either phase of the templates: 0, then a quarter period later."""
+    c = bank.coefficients(*component_masses(gate[:, 0], gate[:, 1]))
+    # h(phase 0) takes c, a quarter period later i c
+    return np.concatenate([np.hstack([c.real, c.imag]), np.hstack([-c.imag, c.real])])
+
+
+def _norms(series: Floats, count: int, length: int) -> Floats:
+    """Of the templates' two phases (2 N, long) at each lag, (3, N, lags): 1 / norm of the first, the share of the first
+    to take from the second, and 1 / norm of what is left of that."""
+    first, second = series[:count], series[count:]
+    starts = np.arange(series.shape[1] - length, -1, -1)  # a later lag begins earlier in the series
+    power, cross, other = (
+        _window_sums(a * b, starts, length) for a, b in ((first, first), (first, second), (second, second))
+    )
+    slope = cross / power
+    left = np.maximum(other - slope * cross, 1e-30)
+    return np.stack([1 / np.sqrt(power), slope, 1 / np.sqrt(left)])
 
 
 def _window_sums(series: Floats, starts: np.ndarray[tuple[int], np.dtype[np.intp]], length: int) -> Floats:

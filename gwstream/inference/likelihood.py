@@ -25,6 +25,7 @@ Singles = NDArray[np.float32]
 SHIFTS = 8  # sub-sample shifts of the templates
 LEAD = 2.0  # s before coalescence at which the periodic template begins
 STENCIL = 4  # points of the interpolation in time
+BLOCK = 128  # waveforms at a time in double precision: they stay in the cache
 
 
 @lru_cache(maxsize=4)
@@ -86,8 +87,8 @@ class Templates:
 
     def _mixed(self, x: Floats, part: Floats) -> Tensor:
         """Amplitudes of the real components at each node of the stencil, (STENCIL, S, 2 K), ``part`` of the way on."""
-        turned = np.exp(2j * x[:, 4]) / x[:, 2]
-        cosine, sine = (torch.from_numpy(one.astype(np.float32))[:, None] for one in (turned.real, turned.imag))
+        turned = np.stack([np.cos(2 * x[:, 4]), np.sin(2 * x[:, 4])]) / x[:, 2]
+        cosine, sine = torch.from_numpy(turned.astype(np.float32))[..., None]
         parts = self.bank.parts(x[:, 0], x[:, 1])
         real, imaginary = parts[:, : self.bank.size], parts[:, self.bank.size :]
         amplitudes = torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], 1)
@@ -112,6 +113,13 @@ def _lagrange(u: Floats) -> Floats:
 
 
 def log_ratio(window: Floats, waveforms: Singles) -> Floats:
-    """ln of likelihood of signal over noise, (S,), of a window (n,) for whitened waveforms (S, n)."""
-    power = np.einsum("sn,sn->s", waveforms, waveforms)
-    return np.asarray((waveforms @ window.astype(np.float32)).astype(np.float64) - 0.5 * power)
+    """ln of likelihood of signal over noise, (S,), of a window (n,) for whitened waveforms (S, n).
+
+    Summed in double precision: of a loud signal two large sums all but cancel.
+    """
+    samples = window.astype(np.float64)
+    out = np.empty(len(waveforms))
+    for low in range(0, len(waveforms), BLOCK):
+        rows = waveforms[low : low + BLOCK].astype(np.float64)
+        out[low : low + BLOCK] = rows @ samples - 0.5 * np.einsum("sn,sn->s", rows, rows)
+    return out

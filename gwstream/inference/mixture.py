@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
 from numpy.random import Generator
 from scipy.special import i0e
+from torch import Tensor
 
 from gwstream.records import Floats
 
 STRAIGHT = 4
 LOG_TWO_PI = math.log(2 * math.pi)
 BLOCK = 64  # rows at a time: the table stays in the cache
+FAINT = 1e-30  # a sum in single precision below which digits are lost
+TINY = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,29 +39,66 @@ class Mixture:
         """(n, 5) draws; components are taken in turn, which is a draw of lower variance from the same mixture."""
         which = np.arange(n) % len(self.mean)
         straight = self.mean[which] + self.sigma[which] * rng.standard_normal((n, STRAIGHT))
-        return np.column_stack([straight, rng.vonmises(self.angle[which], self.kappa[which])])
+        return np.column_stack([straight, von_mises(rng, self.angle[which], self.kappa[which])])
 
     def log_density(self, e: Floats) -> Floats:
-        """ln q, (n,), of (n, 5): one matrix product, as a component's exponent is linear in (e, e^2, cos, sin)."""
+        """ln q, (n,), of (n, 5): one matrix product, as a component's exponent is linear in (e, e^2, cos, sin).
+
+        In double precision, for large terms cancel; then relative to the highest peak, in single.
+        """
         centre = np.median(self.mean, axis=0)
         x, mean = e[:, :STRAIGHT] - centre, self.mean - centre
         precision = self.sigma**-2
-        constant = (
-            -0.5 * (mean**2 * precision + LOG_TWO_PI).sum(1)
-            - np.log(self.sigma).sum(1)
-            - self.kappa
-            - LOG_TWO_PI
-            - np.log(i0e(self.kappa))
-            - math.log(len(self.mean))
-        )
-        ones = np.ones((len(e), 1))
-        left = np.hstack([x**2, x, np.cos(e[:, 4:5]), np.sin(e[:, 4:5]), ones])
+        peak = -np.log(self.sigma).sum(1) - np.log(i0e(self.kappa)) - 0.5 * (STRAIGHT + 2) * LOG_TWO_PI
+        top = float(peak.max())
+        constant = peak - top - 0.5 * (mean**2 * precision).sum(1) - self.kappa
+        left = np.column_stack([x**2, x, np.cos(e[:, STRAIGHT]), np.sin(e[:, STRAIGHT]), np.ones(len(e))])
         cyclic = np.stack([self.kappa * np.cos(self.angle), self.kappa * np.sin(self.angle), constant])
         right = np.vstack([-0.5 * precision.T, (mean * precision).T, cyclic])
-        out = np.empty(len(e))
-        for low in range(0, len(e), BLOCK):
-            out[low : low + BLOCK] = log_sum_exp(left[low : low + BLOCK] @ right)
-        return out
+        with torch.inference_mode():
+            found = _log_sums(torch.from_numpy(left), torch.from_numpy(right)).numpy()
+        return np.asarray(found + (top - math.log(len(self.mean))))
+
+
+def _log_sums(left: Tensor, right: Tensor) -> Tensor:
+    """ln of the sum of exponentials along the rows of left @ right, (n,), none of whose elements is much above 0."""
+    table = torch.empty(min(BLOCK, len(left)), right.shape[1], dtype=torch.float64)
+    small = torch.empty(table.shape)
+    out = torch.empty(len(left), dtype=torch.float64)
+    for low in range(0, len(left), BLOCK):
+        part = left[low : low + BLOCK]
+        torch.mm(part, right, out=table[: len(part)])
+        sums = small[: len(part)].copy_(table[: len(part)]).exp_().sum(1)
+        torch.log(sums.double(), out=out[low : low + BLOCK])
+        if float(sums.min()) < FAINT:  # far from every component: relative to each row's own highest
+            rows = torch.nonzero(~(sums >= FAINT))[:, 0]
+            out[low + rows] = torch.logsumexp(table[rows], 1)
+    return out
+
+
+def von_mises(rng: Generator, angle: Floats, kappa: Floats) -> Floats:
+    """Draws (n,) of von Mises distributions, in (-pi, pi], by rejection from wrapped Cauchys (Best & Fisher 1979).
+
+    Each draw has random numbers of its own, so what rounding does to one leaves the others alone: numpy's, where one
+    that is accepted or not moves all that follow, make another posterior of the same window on another engine.
+    """
+    n = len(angle)
+    side = np.where(rng.random(n) < 0.5, -1.0, 1.0)
+    tau = 1 + np.sqrt(1 + 4 * kappa**2)
+    rho = (tau - np.sqrt(2 * tau)) / (2 * kappa)
+    r = (1 + rho**2) / (2 * rho)
+    cosine = np.empty(n)
+    left = np.arange(n)
+    while len(left):
+        first, second = rng.random((2, n))[:, left]
+        z = np.cos(math.pi * first)
+        found = (1 + r[left] * z) / (r[left] + z)
+        c = kappa[left] * (r[left] - found)
+        accepted = np.log(np.maximum(c, TINY) / np.maximum(second, TINY)) + 1 - c >= 0
+        cosine[left[accepted]] = found[accepted]
+        left = left[~accepted]
+    turned = angle + side * np.arccos(np.clip(cosine, -1.0, 1.0))
+    return np.asarray(math.pi - np.mod(math.pi - turned, 2 * math.pi))
 
 
 def log_sum_exp(table: Floats) -> Floats:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.random import Generator
+from numpy.random import Generator, Philox
 from torch import Tensor
 
 from gwstream.inference.features import Seen
@@ -80,11 +80,18 @@ class Several:
         return self.proposals[0].stratified
 
     def draw(self, rng: Generator, n: int) -> Floats:
-        """(n, 5), one proposal after the other."""
+        """(n, 5), one proposal after the other.
+
+        The shares are met as evenly as whole draws allow, and each proposal has random numbers of its own and always as
+        many: rounding that gives one of them a draw more leaves the others as they were.
+        """
+        ends = np.ceil(n * np.cumsum(self.shares) - rng.random()).astype(int).clip(0, n)
+        ends[-1] = n
         parts = []
-        counts = rng.multinomial(n, self.shares)
-        for proposal, anchor, count in zip(self.proposals, self.anchors, counts, strict=True):
-            e = proposal.draw(rng, int(count))
+        keys = rng.integers(2**63, size=len(ends))
+        counts = np.diff(ends, prepend=0)
+        for proposal, anchor, count, key in zip(self.proposals, self.anchors, counts, keys, strict=True):
+            e = proposal.draw(Generator(Philox(key=int(key))), n)[:count]
             parts.append(e if anchor is self.anchors[0] else self.anchors[0].encode(anchor.decode(e)[0]))
         return np.concatenate(parts)
 

@@ -14,9 +14,8 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import log_expit
 
-from gwstream.inference.ridge import FIELDS, Ridge
+from gwstream.inference.moments import FIELDS, Ridge
 from gwstream.prior import Prior
 from gwstream.records import Floats
 from gwstream.waveforms import component_masses
@@ -68,13 +67,13 @@ class Anchor:
         return replace(self, table=table, ratio=ratio, spread=spread, snr=snr)
 
     def at(self, ratio: Floats) -> Floats:
-        """The table at ratios (S,), (S, fields), by Catmull-Rom splines; row by row, or one window for all."""
+        """The fields before MASS at ratios (S,), by Catmull-Rom splines; row by row, or one window for all."""
         nodes = len(self.ratios)
         position = (ratio - self.ratios[0]) / (self.ratios[1] - self.ratios[0])
         cell = np.clip(position.astype(np.intp), 0, nodes - 2)
         u = np.clip(position - cell, 0.0, 1.0)[:, None]
         rows = np.arange(len(ratio)) if len(self.table) > 1 else np.zeros(len(ratio), np.intp)
-        before, first, second, after = (self.table[rows, np.clip(cell + k, 0, nodes - 1)] for k in (-1, 0, 1, 2))
+        before, first, second, after = (self.table[rows, np.clip(cell + k, 0, nodes - 1), :MASS] for k in (-1, 0, 1, 2))
         slope, next_slope = 0.5 * (second - before), 0.5 * (after - first)
         rise = second - first
         return np.asarray(
@@ -192,12 +191,21 @@ def _opened(v: Floats, low: Floats, high: Floats) -> Floats:
 
 def _closed(e: Floats, low: Floats, high: Floats) -> tuple[Floats, Floats]:
     """The inverse of `_opened`, and the ln of its slope."""
-    beyond = np.clip(np.abs(e) - LINEAR, 0.0, FARTHEST)
-    far = e + np.copysign(np.sinh(beyond) - beyond, e)
-    value = np.logaddexp(far, low) - np.logaddexp(0.0, far - high)
+    far, slope_beyond = e, np.zeros_like(e)
+    tail = np.abs(e) > LINEAR
+    if tail.any():
+        beyond = np.clip(np.abs(e[tail]) - LINEAR, 0.0, FARTHEST)
+        far = e.copy()
+        far[tail] += np.copysign(np.sinh(beyond) - beyond, e[tail])
+        slope_beyond[tail] = np.log(np.cosh(beyond))
+    above, below = far - low, high - far
+    # logaddexp(far, low) - logaddexp(0, far - high) and its slope share these; each of them fast in long arrays
+    from_low = np.log1p(np.exp(-np.abs(above)))
+    from_high = np.log1p(np.exp(-np.abs(below)))
+    value = np.maximum(far, low) + from_low - np.maximum(-below, 0.0) - from_high
     value = np.clip(value, low + ROUNDING * np.abs(low), high - ROUNDING * np.abs(high))
-    log_slope = log_expit(far - low) + log_expit(high - far) + np.log(-np.expm1(-np.maximum(high - low, CLOSEST)))
-    return value, log_slope + np.log(np.cosh(beyond))
+    log_slope = np.minimum(above, 0.0) - from_low + np.minimum(below, 0.0) - from_high
+    return value, log_slope + np.log(-np.expm1(-np.maximum(high - low, CLOSEST))) + slope_beyond
 
 
 def _widened(angle: Floats, by: Floats) -> Floats:

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.random import Generator
 
 from gwstream.inference.importance import Proposal
-from gwstream.inference.likelihood import Templates
+from gwstream.inference.likelihood import Singles, Templates
 from gwstream.inference.networks.base import Coordinates
 from gwstream.inference.noise import Noise
 from gwstream.prior import Prior
-from gwstream.records import Floats, Trigger, Window
+from gwstream.records import Floats, Trigger, Waveform, Window
+
+BAND_DRAWS = 300  # from which the waveform's band is read
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """What the likelihood says of draws: parameters (S, 5), whitened waveforms (S, n), ln of target and of likelihood
+    ratio (S,)."""
+
+    x: Floats
+    waveforms: Singles
+    log_target: Floats
+    log_ratio: Floats
+
+    def best(self, among: int) -> int:
+        """The likeliest of so many draws of the highest density."""
+        densest = np.argsort(self.log_target)[-among:]
+        return int(densest[np.argmax(self.log_ratio[densest])])
+
+    def band(self, weights: Floats, rng: Generator) -> Waveform:
+        """Pointwise median and 90 % band of the waveform over draws resampled by weight."""
+        positions = (np.arange(BAND_DRAWS) + rng.random()) / BAND_DRAWS
+        chosen = np.searchsorted(np.cumsum(weights), positions).clip(max=len(weights) - 1)
+        values = np.sort(np.ascontiguousarray(self.waveforms[chosen].T), axis=1)
+        lower, median, upper = (values[:, round(q * (BAND_DRAWS - 1))].astype(np.float64) for q in (0.05, 0.5, 0.95))
+        return Waveform(median=median, lower=lower, upper=upper)
+
+
+@dataclass(slots=True)
 class Proposed:
     """The network's word on one window: a density in its coordinates, and what weighs it."""
 
@@ -26,7 +53,8 @@ class Proposed:
     anchor: Coordinates
     proposal: Proposal
     code: Floats
-    rng: np.random.Generator
+    rng: Generator
+    _last: tuple[Floats, Judged] | None = field(default=None, init=False)
 
     def parameters(self, e: Floats) -> Floats:
         """Parameters (S, 5) of coordinates (S, 5)."""
@@ -34,12 +62,19 @@ class Proposed:
 
     def log_target(self, e: Floats) -> Floats:
         """ln of likelihood ratio times prior density in the coordinates e: (S, 5) to (S,)."""
-        out = np.full(len(e), -np.inf)
+        return self.judged(e).log_target
+
+    def judged(self, e: Floats) -> Judged:
+        """All that comes of judging coordinates e (S, 5); what was made for the same array last is still there."""
+        if self._last is None or self._last[0] is not e:
+            self._last = e, self._judge(e)
+        return self._last[1]
+
+    def _judge(self, e: Floats) -> Judged:
         x, log_jacobian = self.anchor.decode(e)
+        waveforms = self.templates.waveforms(x)
+        log_ratio = self.noise.log_ratio(self.window.samples, waveforms)
         log_prior = self.prior.log_density(x)  # -inf where rounding put a draw beyond an edge
         inside = np.isfinite(log_prior)
-        if inside.any():
-            waveforms = self.templates.waveforms(x[inside])
-            log_ratio = self.noise.log_ratio(self.window.samples, waveforms)
-            out[inside] = log_ratio + (log_prior - log_jacobian)[inside]
-        return out
+        log_target = np.where(inside, log_ratio + log_prior - log_jacobian, -np.inf)
+        return Judged(x, waveforms, log_target, log_ratio)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.fft import dct
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from gwstream.inference.likelihood import Templates
 from gwstream.records import Floats
@@ -84,7 +84,7 @@ def _p_value(power: float, freedom: int, stretch: Stretch, averages: int) -> flo
     mean = stretch.mean * freedom
     variance = 2 * freedom * (stretch.variance + stretch.by_averages / averages)
     scale = variance / (2 * mean)
-    return float(chi2.sf(power / scale, mean / scale))
+    return float(chdtrc(mean / scale, power / scale))
 
 
 def _chi_square(residual: Floats, tangents: Floats, band: tuple[float, float], rate: int) -> tuple[float, int]:

@@ -37,7 +37,7 @@ SIZE = len(POINTS) + 4 * AXES
 
 def look(templates: Templates, anchor: Anchor, windows: Tensor) -> Tensor:
     """What the likelihood says at `POINTS` of the anchors' coordinates, (B, SIZE) float32, of windows (B, n)."""
-    log_p = torch.from_numpy(_log_density(templates, anchor, windows)).float()
+    log_p = torch.from_numpy(_log_density(templates, anchor, windows))
     middle, relative = log_p[:, :1], log_p[:, 1:] - log_p[:, :1]
     up, down = relative[:, :AXES], relative[:, AXES : 2 * AXES]
     slope, bend = 0.5 * (up - down), up + down
@@ -50,7 +50,7 @@ def look(templates: Templates, anchor: Anchor, windows: Tensor) -> Tensor:
     newton = (axes @ ((axes.mT @ slope[..., None]) / curvature[..., None]))[..., 0]
     level = torch.asinh(middle / 100)
     parts = [level, *(torch.asinh(SOFT * part) for part in (relative, slope, bend, newton)), torch.log(curvature)]
-    return torch.cat(parts, 1)
+    return torch.cat(parts, 1).float()
 
 
 def _log_density(templates: Templates, anchor: Anchor, windows: Tensor) -> Floats:

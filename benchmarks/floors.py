@@ -1,0 +1,301 @@
+"""How far each hot path is from its floor: what its operations, bytes and calls would take at this machine's own rates.
+
+First the machine: products in single and double precision, exponentials, memory, checksums, inflating, random numbers,
+a call, a write that reaches the disk. Then each path: its floor by arithmetic with these rates, and what it takes.
+Times are of one core: wall time (median and quartiles) and processor time (median). Paths are taken in turn.
+
+    python benchmarks/floors.py
+    python benchmarks/floors.py --rounds 50
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+
+import common
+import numpy as np
+import torch
+from engines import signals
+from rates import RATE, Machine
+from torch.utils.flop_counter import FlopCounterMode
+
+from gwstream.conditioning import Conditioner, whitening
+from gwstream.conditioning.psd import RunningPsd
+from gwstream.conditioning.resample import Decimator
+from gwstream.config import InferenceConfig, SummaryConfig
+from gwstream.inference import Inference, load_model
+from gwstream.inference.features import Live
+from gwstream.inference.likelihood import Templates
+from gwstream.inference.ridge import NEAR
+from gwstream.inference.unweighted import generator
+from gwstream.publish.rows import Row
+from gwstream.publish.store import Limits, Store
+from gwstream.records import Batch, Outgoing, Strain
+from gwstream.source import gwf
+from gwstream.source.writer import frame_bytes
+from gwstream.summary import Summarizer, canonical
+from gwstream.summary.message import part
+
+DETECTOR, GPS = "H1", 1_400_000_000
+HISTORY = 70  # s before what is timed
+BATCH = 16
+
+
+@dataclass
+class Hot:
+    """A hot path: ``floor`` in s, by the arithmetic that ``why`` spells out; ``work`` does it ``per`` times."""
+
+    name: str
+    why: str
+    floor: float
+    work: Callable[[], object]
+    per: int = 1
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def take(self, *, counts: bool) -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        self.work()
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        if counts:
+            self.wall.append(1e3 * wall / self.per)
+            self.cpu.append(1e3 * cpu / self.per)
+
+    def row(self) -> list[object]:
+        low, middle, high = np.percentile(self.wall, [25, 50, 75])
+        floor = 1e3 * self.floor
+        cpu = float(np.median(self.cpu))
+        spread = f"{middle:.3g} ({low:.3g} to {high:.3g})"
+        return [self.name, self.why, f"{floor:.3g}", spread, f"{cpu:.3g}", f"{middle / floor:.1f}"]
+
+
+def fft(n: int) -> float:
+    """Operations of a real Fourier transform."""
+    return 2.5 * n * float(np.log2(n))
+
+
+def of_strain(m: Machine) -> list[Hot]:
+    """Frames and conditioning, per second of one detector's strain."""
+    spec = common.spec()
+    c = spec.conditioning
+    noise = common.noise(np.random.default_rng(1), "Aplus", RATE, HISTORY + 400)
+    second = noise[:RATE]
+    frame = frame_bytes(DETECTOR, GPS, second, RATE)
+    names = (f"{DETECTOR}:GDS-CALIB_STRAIN_CLEAN", f"{DETECTOR}:GDS-CALIB_STATE_VECTOR")
+    decimator, psd = Decimator(c, RATE), RunningPsd(c)
+    conditioner = Conditioner(spec, DETECTOR)
+    at = 0
+
+    def strain() -> Strain:
+        nonlocal at
+        at += 1
+        samples = noise[(at - 1) * RATE : at * RATE]
+        return Strain(detector=DETECTOR, start=(GPS + at) * RATE, rate=RATE, samples=samples, dq=3)
+
+    for _ in range(HISTORY):
+        conditioner.push(strain())
+    stream = decimator.push(GPS * RATE, noise[: HISTORY * RATE])[1]
+    for k in range(64):
+        psd.add(k * c.update, stream[k * c.update : k * c.update + c.taps])
+    found = psd.at(65 * c.update)
+    assert found is not None
+    spectrum, averages = found[:2]
+    taps, piece = whitening.minimum_phase(c, spectrum, averages), stream[: c.window + c.taps - 1]
+    filters = 2 * decimator.reach + 1
+    place = (HISTORY + GPS) * RATE
+
+    def decimate() -> None:
+        nonlocal place
+        decimator.push(place, second)
+        place += RATE
+
+    def update() -> None:
+        psd.add(65 * c.update, stream[: c.taps])
+        psd.segments = psd.segments[:63]
+        told = psd.at(65 * c.update)
+        assert told is not None
+        whitening.minimum_phase(c, told[0], told[1])
+
+    white = c.rate // c.hop
+    fine = whitening.OVERSAMPLE * c.taps
+    whole = 2 * c.rate * filters / m.dgemm + 2 * (c.rate + c.window) * c.taps / m.dgemm + 4 * fft(fine) / m.dgemm
+    return [
+        Hot(
+            "frame: check and parse",
+            f"{len(frame)} bytes checksummed, {second.nbytes} inflated",
+            len(frame) / m.checksum + second.nbytes / m.inflate,
+            lambda: gwf.read(frame, gwf.check(frame), names),
+        ),
+        Hot(
+            "decimation",
+            f"2 x {c.rate} outputs x {filters} taps, fp64",
+            2 * c.rate * filters / m.dgemm,
+            decimate,
+        ),
+        Hot(
+            "whitening, 16 windows",
+            f"2 x {c.rate + c.window} samples x {c.taps} taps, fp64: each once a whitener",
+            2 * (c.rate + c.window) * c.taps / m.dgemm,
+            lambda: [np.convolve(piece, taps, mode="valid") for _ in range(white)],
+        ),
+        Hot(
+            "PSD and filter",
+            f"transforms of {c.taps} and 4 of {fine}, {len(spectrum)} medians of 63",
+            (fft(c.taps) + 4 * fft(fine)) / m.dgemm + 63 * len(spectrum) / m.sort,
+            update,
+        ),
+        Hot("conditioning, whole second", "the three above", whole, lambda: conditioner.push(strain())),
+    ]
+
+
+def of_windows(m: Machine, inference: Inference, config: InferenceConfig) -> list[Hot]:
+    """Gate and what is done once a whitener."""
+    model = inference.model
+    spec, bank = model.spec.conditioning, model.bank
+    windows = [one.window for one in signals(model, inference)]
+    whitener, first = windows[0].whitener, windows[0]
+    live = inference._filters(whitener)
+    batch = Batch(tuple([first] * BATCH), BATCH)
+    triggers = inference.gate(batch)
+    long, columns = live.gate._series.shape
+    room = long - spec.window + 1
+    bins = live.templates.components.shape[-1]
+    series = live.templates.components.shape[0] * live.templates.components.shape[1]
+    nodes, half = len(inference._nodes.log_measure), inference._nodes.mix.shape[1]
+    grams = 12 * 2 * (2 * nodes * half**2)
+    flop = _flop(inference, 1)
+    return [
+        Hot(
+            "preparation for a whitener",
+            f"{series} transforms of {bins}, fp64; products of {grams / 1e6:.0f} MFLOP",
+            series * fft(bins) / m.dgemm + grams / m.sgemm,
+            lambda: Live.of(Templates(spec, bank, whitener), inference._nodes, model.spec.prior),
+        ),
+        Hot(
+            "gate, per window of 16",
+            f"2 x {room} moves x {long} x {columns} series",
+            2 * room * long * columns / m.sgemm,
+            lambda: inference.gate(batch),
+            BATCH,
+        ),
+        Hot(
+            "unweighted posterior, per window of 16",
+            f"network {flop / 1e6:.0f} MFLOP, {5 * config.latents} random numbers",
+            flop / m.sgemm + 5 * config.latents / m.normals,
+            lambda: inference.unweighted(triggers),
+            BATCH,
+        ),
+    ]
+
+
+def _flop(inference: Inference, windows: int) -> float:
+    """Operations of the network's products."""
+    inputs = [part.expand(windows, *part.shape[1:]) for part in inference._shapes()]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        inference.model.net(*inputs)
+    return float(counter.get_total_flops())
+
+
+def of_posteriors(m: Machine, inference: Inference, config: InferenceConfig, store: Store) -> list[Hot]:
+    """What a window behind the gate costs, from the network's input to the disk."""
+    model = inference.model
+    trigger = signals(model, inference)[0]
+    window, n, latents = trigger.window, config.draws, config.latents
+    proposed = inference.propose(window)
+    live = inference._filters(window.whitener)
+    samples = torch.from_numpy(window.samples).float()[None]
+    rho, inputs = live.gate(samples), inference._shapes()
+    flop, drawn = _flop(inference, 1), proposed.proposal.draw(generator("x"), n)
+    length, half = model.spec.window, inference._nodes.mix.shape[1]
+    mixing = 2 * n * 4 * 2 * model.bank.size * length + 2 * 16 * n * 2 * model.bank.size
+    seeing = 2 * 2 * NEAR * len(inference._nodes.mix) * half
+    density = 2 * 11 * n * latents / m.dgemm + n * latents / m.exponentials
+    posterior, summary = inference.infer(trigger), SummaryConfig()
+    body = part(posterior, inference.prior, summary)
+    text = canonical(body)
+    told = Summarizer(summary, inference.prior).add(posterior)[0]
+    numbers = 3 * length + 120
+    rows = count()
+
+    def publish() -> None:
+        n = next(rows)
+        outgoing = Outgoing(summary=replace(told, id=f"x-{n}"), arrived=0, marks=(), data_end_ns=0)
+        store.write((Row(n=n, at=n, outgoing=outgoing, sequence=n),), (), n)
+
+    return [
+        Hot(
+            "see, one window",
+            f"{seeing / 1e6:.0f} MFLOP on the grid, 200 calls",
+            seeing / m.sgemm + 200 * m.call,
+            lambda: inference._see(window, samples, live, rho),
+        ),
+        Hot(
+            f"network, {latents} latents",
+            f"{flop / 1e6:.0f} MFLOP",
+            flop / m.sgemm,
+            lambda: inference._engine.run(*inputs),
+        ),
+        Hot(
+            f"{n} draws",
+            f"{4 * n} normal, {4 * n} uniform numbers",
+            8 * n / m.normals,
+            lambda: proposed.proposal.draw(generator("x"), n),
+        ),
+        Hot(
+            "their density",
+            f"{n} x {latents}: 22 flop in fp64 and an exponential each",
+            density,
+            lambda: proposed.proposal.log_density(drawn),
+        ),
+        Hot(
+            "their likelihood",
+            f"{mixing / 1e6:.0f} MFLOP, {4 * n * length / 1e6:.1f} MB read in fp64",
+            mixing / m.sgemm + 12 * n * length / m.memory,
+            lambda: proposed.log_target(drawn.copy()),
+        ),
+        Hot(
+            "weighted posterior, whole",
+            "gate, see, network, draws, density, likelihood",
+            (seeing + flop + mixing) / m.sgemm + 200 * m.call + 8 * n / m.normals + density,
+            lambda: inference.infer(trigger),
+        ),
+        Hot(
+            "summary",
+            f"8 sorts of {n}, {numbers} numbers written",
+            8 * n / m.sort + numbers / m.floats,
+            lambda: Summarizer(summary, inference.prior).own(posterior),
+        ),
+        Hot("of it JSON", f"{numbers} numbers, {len(text)} bytes", numbers / m.floats, lambda: canonical(body)),
+        Hot("publish: to the disk", "one write of 16 kB", m.write, publish),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30, help="a round takes each path once")
+    args = parser.parse_args()
+    config = InferenceConfig()
+    inference = Inference(load_model(common.MODEL), config)  # sets the number of threads: one
+    machine = Machine.measured()
+    print(f"{common.machine()}, engine {inference.engine}\n{args.rounds} rounds\n")
+    print(common.table(["this machine, one core", "rate"], machine.rows()), "\n")
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder), Limits(age=10**18, size=10**9, samples=10**8), 0)
+        paths = of_strain(machine) + of_windows(machine, inference, config)
+        paths += of_posteriors(machine, inference, config, store)
+        for number in range(-1, args.rounds):  # the first, which pays for what is done once, does not count
+            for path in paths:
+                path.take(counts=number >= 0)
+        store.close()
+    head = ["path", "floor's arithmetic", "floor, ms", "wall, ms (quartiles)", "processor, ms", "wall / floor"]
+    print(common.table(head, [path.row() for path in paths]))
+
+
+if __name__ == "__main__":
+    main()
