@@ -62,7 +62,10 @@ async def _serve(config: Config, model: Model, print_messages: bool) -> None:
         metrics.served.model(model.name, model.version, model.hash, inference.engine)
         news.listen(metrics.served.engine)
         facts = {"model": dict(model.identity), **_of_engine(inference.serving)}
-        feed = Feed(source.detectors, tally=metrics.tally, on_clients=metrics.web_clients)
+        feed = Feed(
+            source.detectors, tally=metrics.tally, on_clients=metrics.web_clients, dropped=lambda: metrics.dropped
+        )
+        health.listen(feed.health)
         broker = f"{config.publish.host}:{config.publish.port}"
         feed.about(version=__version__, broker=broker, detectors=list(source.detectors), **facts)
         news.listen(lambda serving: feed.about(engine=serving.engine))

@@ -81,7 +81,7 @@ async def flow(interval: float) -> Out:
     config, out, served = Config.model_validate(table), Out(), inference()
     metrics = Metrics(CollectorRegistry(), ("H1",))
     feed = Feed(("H1",))
-    feed._tell = lambda kind, told: out.page.append((kind, json.loads(json.dumps(told))))  # type: ignore[method-assign]
+    feed._tell = lambda kind, make: out.page.append((kind, json.loads(json.dumps(make()))))  # type: ignore[method-assign]
     async with open_source(config.source, metrics.tally, served.prior, shipped().spec.rate) as source:
         calibration = None
         if interval:

@@ -155,9 +155,9 @@ async def test_a_page_that_does_not_read_gives_its_place_back() -> None:
         await loop.sock_connect(client, ("127.0.0.1", at.port))
         await loop.sock_sendall(client, b"GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         await until(lambda: numbers == [1])
-        samples = np.random.default_rng(1).normal(size=4096)
+        samples = np.random.default_rng(1).normal(size=16_384)
         for number in range(200):
-            feed.strain("H1", number * 10**9, 4096, samples)
+            feed.strain("H1", number * 10**9, 16_384, samples)  # more in all than the sockets' buffers hold
         await until(lambda: numbers == [1, 0])
         assert at.counts["slow_client"] == 1
         client.close()
@@ -541,7 +541,7 @@ async def test_hostile_words_stay_words_in_a_real_browser(tmp_path: Path) -> Non
     live.connection(False, evil)
     live.detector("H1", good())
     tell_posterior(live)
-    posterior = live._posteriors[0]["posterior"]
+    posterior = live._rows._rows[0]["posterior"]
     posterior["quality"] = {"verdict": evil, "reasons": [evil]}
     posterior["engine"] = evil
     async with browser(tmp_path) as page, site(live) as at:

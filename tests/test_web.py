@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 import socket
+from base64 import b64decode
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,7 +28,7 @@ from gwstream.prior import Prior
 from gwstream.publish import Delivered, message
 from gwstream.records import NANO, Batch, Gap, Posterior, Strain, Summary
 from gwstream.summary import Summarizer
-from gwstream.web import DetectorState, Feed, Watch, feed, server, serving
+from gwstream.web import DetectorState, Feed, Watch, feed, pages, rows, server, serving
 
 NOW = (fakes.GPS + 5) * NANO
 
@@ -78,6 +80,12 @@ async def next_of(heard: asyncio.Queue[tuple[str, Any]], kind: str) -> Any:
             got, data = await heard.get()
             if got == kind:
                 return data
+
+
+def unpacked(one: dict[str, Any]) -> list[float | None]:
+    """As the page does it."""
+    whole = np.frombuffer(b64decode(one["data"]), "<i2")
+    return [None if value == pages.NONE else round(float(value * one["step"]), 6) for value in whole]
 
 
 def good(**changes: Any) -> DetectorState:
@@ -160,7 +168,10 @@ async def test_every_file_is_served_and_asks_for_nothing_from_outside() -> None:
 def test_the_vendored_library_carries_its_licence() -> None:
     folder = server.STATIC / "vendor"
     assert "MIT" in (folder / "uPlot-LICENSE").read_text()
-    assert (folder / "uPlot.iife.min.js").stat().st_size < 60_000
+    stated = dict(re.findall(r"([0-9a-f]{64})  (\S+)", (folder / "README.md").read_text()))
+    files = [folder / name for name in stated.values()]
+    assert {one.name for one in files} == {"uPlot.iife.min.js", "uPlot.min.css"}
+    assert [hashlib.sha256(one.read_bytes()).hexdigest() for one in files] == list(stated)
 
 
 async def test_a_port_in_use_names_the_key() -> None:
@@ -185,12 +196,12 @@ async def test_a_page_hears_what_is_told_and_what_was_told_before() -> None:
         assert (await next_of(heard, "about"))["model"] == "bbh-1det 1"
         old = await next_of(heard, "strain")
         assert old["gps_ns"] == "1126259462123456789"  # a string: JavaScript's numbers would round it
-        assert old["samples"] == [0.123, None, -3.0]
+        assert unpacked(old) == [0.12, None, -3.0]
         kept = await next_of(heard, "posterior")
         assert kept["posterior"]["id"] == first
         assert kept["event"]["id"] == f"E-{first}"
         assert kept["delivery"]["latency"]["total"] == pytest.approx(0.077)
-        assert len(kept["samples"]) == len(kept["posterior"]["waveform"]["median"]) == 256
+        assert len(unpacked(kept["samples"])) == len(unpacked(kept["posterior"]["waveform"]["median"])) == 256
         await next_of(heard, "history")
         live.detector("L1", good(snr=4.2))
         told = await next_of(heard, "detector")
@@ -214,7 +225,7 @@ async def test_members_of_a_network_event_are_marked_while_it_stands() -> None:
         tell_posterior(live, number, name)
 
     def marked() -> dict[str, str]:
-        return {one["posterior"]["id"]: one["network"]["id"] for one in live._posteriors if one["network"]}
+        return {one["posterior"]["id"]: one["network"]["id"] for one in live._rows._rows if one["network"]}
 
     first, second, withdrawn = together(h1, early, update, parted)
     live.posterior(first, np.zeros(256))
@@ -243,7 +254,7 @@ async def test_a_slow_page_is_cut_off_and_counted_once() -> None:
     with live.page() as slow, live.page() as quick:
         await anext(slow)
         await anext(quick)
-        for _ in range(feed.BACKLOG + 10):
+        for _ in range(pages.BACKLOG + 10):
             live.detector("H1", good())
             await anext(quick)
         assert counts == {("web", "slow_page", ""): 1}
@@ -260,7 +271,7 @@ async def test_memory_is_bounded() -> None:
         live.strain("H1", (fakes.GPS + second) * NANO, 256, np.zeros(256))
     with live.page() as stream:
         history = await anext(stream)
-    assert history.count(b"event: posterior\n") == feed.POSTERIORS
+    assert history.count(b"event: posterior\n") == rows.POSTERIORS
     assert history.count(b"event: strain\n") <= feed.STRAIN + 2
     assert len(history) < 2_000_000
 

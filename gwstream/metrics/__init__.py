@@ -7,6 +7,7 @@ more than an increment. The registry is passed in, so that two daemons in one pr
 from __future__ import annotations
 
 import json
+from collections import Counter as Counts
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class Metrics:
         self._now_ns = now_ns
         self._children: dict[tuple[object, ...], Any] = {}
         self._reasons: dict[str, set[tuple[str, str]]] = {}
+        self.dropped: Counts[str] = Counts()
         self._data_end: dict[str, int] = {}
         self._process()
         self._flow()
@@ -175,6 +177,7 @@ class Metrics:
                 stage, reason = "other", "other"
             known.add((stage, reason))
         self._child(self._dropped, stage, reason, detector).inc(count)
+        self.dropped[f"{stage}: {reason}"] += count
 
     def storage(self, directory: Path, durable: Callable[[], bool]) -> None:
         """Where the outbox is, and whether it is written just now; asked at each scrape."""

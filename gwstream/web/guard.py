@@ -24,7 +24,7 @@ from gwstream.web.access import HEADERS
 log = logging.getLogger("web")
 
 LARGEST = 32_768  # bytes of a request; none of ours has a body
-BURST = 5.0  # s of metrics.request_rate that may come at once: a page brings seven requests
+BURST = 5.0  # s of metrics.request_rate that may come at once: a page brings twenty requests
 ADDRESSES = 1024  # whose rate is remembered; beyond, the one longest not seen is forgotten
 BACKLOG = 16  # connections taken in at one turn of the event loop
 _FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"

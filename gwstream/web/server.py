@@ -6,6 +6,7 @@ import asyncio
 import errno
 import hashlib
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,15 +27,20 @@ log = logging.getLogger("web")
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 STATIC = Path(__file__).parent / "static"
+_PARTS = ("charts", "corner", "detail", "detectors", "dom", "frames", "glance", "page", "posteriors", "qtransform")
+SCRIPTS = (*_PARTS, "spectrogram", "strip", "trends")
 FILES = {
     "/": ("index.html", "text/html"),
     "/static/page.css": ("page.css", "text/css"),
-    "/static/page.js": ("page.js", "text/javascript"),
-    "/static/charts.js": ("charts.js", "text/javascript"),
+    "/static/parts.css": ("parts.css", "text/css"),
     "/static/icon.svg": ("icon.svg", "image/svg+xml"),
     "/static/vendor/uPlot.iife.min.js": ("vendor/uPlot.iife.min.js", "text/javascript"),
     "/static/vendor/uPlot.min.css": ("vendor/uPlot.min.css", "text/css"),
+    **{
+        f"/static/{name}.js": (f"{name}.js", "text/javascript") for name in (*SCRIPTS, "spectrogram", "strip", "trends")
+    },
 }
+DRAWS = 4  # answers with draws that are kept: every open page asks for those of the latest event
 TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -119,10 +125,18 @@ def _application(
         return await _events(request, feed)
 
     one_at_a_time = asyncio.Lock()  # the thread takes time from inference
+    made: OrderedDict[str, bytes] = OrderedDict()
 
     async def draws(request: web.Request) -> web.Response:
+        name = request.match_info["id"]
         async with one_at_a_time:
-            content = await asyncio.to_thread(samples, request.match_info["id"])
+            content = made.get(name) or await asyncio.to_thread(samples, name)
+            if content is not None:
+                made[name] = content
+                while len(made) > DRAWS:
+                    made.popitem(last=False)
+        if content is None and "quiet" in request.query:  # for the page: a browser's console takes 404 for a fault
+            return web.Response(status=204, headers={"Cache-Control": "no-store"})
         if content is None:
             raise web.HTTPNotFound(text="not among the last posteriors, whose draws are kept\n")
         return web.Response(body=content, content_type="application/json", headers={"Cache-Control": "no-store"})

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gwstream.calibration import Report
-from gwstream.records import Batch, Floats, Gap, Outgoing, Strain, Trigger, Whitener, Window, gps_ns
+from gwstream.records import NANO, Batch, Floats, Gap, Outgoing, Strain, Trigger, Whitener, Window, gps_ns
 from gwstream.web.feed import DetectorState, Feed
 
 STATE_INTERVAL = 1.0  # s between two states of a detector
@@ -20,11 +20,13 @@ PIECE = 0.25  # s of strain a message holds at least
 
 @dataclass(slots=True)
 class _Detector:
-    """What is known of one detector; ``end``: sample count after the last sample told or held back."""
+    """What is known of one detector; ``end``: sample count after the last sample told or held back; ``peak``: the
+    greatest SNR since its state was last told, and its GPS ns."""
 
     whitener: Whitener | None = None
     data_end_ns: int = 0
     snr: float | None = None
+    peak: tuple[int, float] | None = None
     windows: int = 0
     triggers: int = 0
     simulated: bool = False
@@ -71,6 +73,8 @@ class Watch:
         """A record became these windows; ``whitener``: the newest."""
         known = self._of(detector)
         known.whitener = whitener
+        if whitener is not None:
+            self._feed.whitener(whitener)
         for window in windows:
             self._strain(known, window)
         self._state(detector, known)
@@ -80,6 +84,8 @@ class Watch:
         for trigger in triggers:
             known = self._of(trigger.window.detector)
             known.snr = trigger.snr
+            if known.peak is None or trigger.snr > known.peak[1]:
+                known.peak = (trigger.window.gps_ns + round(trigger.time * NANO), trigger.snr)
             known.windows += 1
             known.triggers += trigger.passed
 
@@ -99,10 +105,12 @@ class Watch:
             self._tell(calibration=dict(self._calibration))
 
     def stage(self, stage: str, seconds: float) -> None:
-        """Of no interest to the page."""
+        """Something took so long in a stage."""
+        self._feed.stage(stage, seconds)
 
     def queue(self, stage: str, depth: int) -> None:
-        """Of no interest to the page."""
+        """So many wait before a stage."""
+        self._feed.queue(stage, depth)
 
     def load(self, level: int, text: str) -> None:
         """What is done for live windows, from here on."""
@@ -130,12 +138,14 @@ class Watch:
                 drift=whitener.drift if whitener else 0.0,
                 data_end_ns=detector.data_end_ns,
                 snr=detector.snr,
+                peak=detector.peak,
                 windows=detector.windows,
                 triggers=detector.triggers,
                 live=self._live,
                 simulated=detector.simulated,
             ),
         )
+        detector.peak = None
         if news:
             self._states[name] = state
             self._tell_states()
