@@ -11,7 +11,7 @@ DEMO ?=
 SOAK ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-peers test-install test-tensorrt lint format docs site bench bench-latency bench-conditioning bench-inference \
+.PHONY: help pictures bench-page demo test test-slow test-peers test-install test-tensorrt lint format docs site bench bench-latency bench-conditioning bench-inference \
   bench-peers bench-scaling bench-replay bench-capacity bench-capacity-long bench-dynesty bench-hour bench-network bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
   bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants bench-restart bench-overload bench-engines soak soak-report sbom audit train validate compare clean system-packages
 
@@ -81,6 +81,12 @@ system-packages:
 
 docs: $(VENV)/.test ## docs/metrics.md and docs/messages.md from the code
 	$(BIN)/python tools/make_reference.py
+
+pictures: $(VENV)/.test ## docs/page-*.png from the demo in Chromium (2 minutes)
+	$(BIN)/python tools/make_pictures.py
+
+bench-page: $(VENV)/.test ## what the live page costs the daemon and the browser (a minute)
+	$(BIN)/python benchmarks/page.py
 
 site: $(VENV)/.test ## the documents as a site, build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file tools/mkdocs.yml

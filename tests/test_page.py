@@ -173,8 +173,11 @@ async def test_the_charts_hold_still_when_told_to_and_the_keys_are_explained(tmp
         assert await page.run("document.querySelector('#freeze').getAttribute('aria-pressed')") == "true"
         picture = "document.querySelector('.H1 .scroll .gram canvas').toDataURL()"
         before = await page.run(picture)
-        await lively.run(1.5)
+        head = "document.querySelector('.H1 .facts').innerText.match(/Last window\\s+(\\S+)/)[1]"
+        first = int((await page.run(head))[-2:])
+        await lively.run(1.2)
         assert await page.run(picture) == before
+        assert int((await page.run(head))[-2:]) == (first + 1) % 60  # how it does is told all the same
         await page.press("f")
         await lively.run(1.5)
         await page.until(f"{picture} !== {json.dumps(before)}")

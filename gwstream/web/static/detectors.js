@@ -1,6 +1,6 @@
 // A detector: how it does, its strain with what was found in it, and its trends. Buttons show and hide them.
 
-import { $, clock, fixed, known, make, unpack, value } from "./dom.js";
+import { $, clock, fixed, known, make, samples, unpack, value } from "./dom.js";
 import { Spectrogram } from "./spectrogram.js";
 import { Strip } from "./strip.js";
 import { Trends } from "./trends.js";
@@ -119,7 +119,8 @@ export function strain(message) {
   const known = view(message.detector);
   known.empty.hidden = true;
   known.strip.add(message);
-  known.facts.window.textContent = clock(known.strip.epoch + known.strip.end);
+  const end = Number(BigInt(message.gps_ns) / 1000000n) / 1000 + samples(message) / message.rate;
+  known.facts.window.textContent = clock(end);
 }
 
 export const trend = (message) => view(message.detector).trends.history(message);
@@ -146,5 +147,5 @@ export function clear() {
 }
 
 export function freeze(frozen) {
-  for (const { strip } of detectors.values()) strip.frozen = frozen;
+  for (const { strip } of detectors.values()) strip.freeze(frozen);
 }

@@ -34,6 +34,9 @@ export function clock(gps, decimals = 0) {
 
 const NONE = -32768;
 
+// How many they are.
+export const samples = ({ data }) => ((data.length / 4) * 3 - (data.endsWith("==") ? 2 : data.endsWith("=") ? 1 : 0)) / 2;
+
 // Values that came as 16-bit multiples of a step; what was not finite is NaN.
 export function unpack({ step, data }) {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));

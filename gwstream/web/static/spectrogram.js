@@ -72,7 +72,9 @@ export class Spectrogram {
     this.ring.height = ROWS;
     this.energies = Array.from({ length: RING }, () => new Float32Array(ROWS));
     this.clear();
+    this.span = null; // s that it shows
     themed(() => this.recolour());
+    new ResizeObserver(() => this.again()).observe(element);
   }
 
   clear() {
@@ -130,11 +132,18 @@ export class Spectrogram {
   recolour() {
     this.colours = ramp(this.element);
     this.put(Array.from({ length: RING }, (_, k) => k));
+    this.again();
+  }
+
+  // Draw what is shown once more, for a strip that holds still does not.
+  again() {
+    if (this.span) this.draw(...this.span);
   }
 
   // From `from` to `to` (s). The ring may be cut in two there.
   draw(from, to) {
     if (this.next === null || !this.element.clientWidth) return;
+    this.span = [from, to];
     const [context, width, height] = fitted(this.element, this.canvas);
     const wide = width - LEFT - RIGHT, scale = wide / ((to - from) * COLUMNS);
     context.save();

@@ -6,6 +6,7 @@ import { each } from "./frames.js";
 
 export const SPAN = 12; // s it shows
 const KEEP = 15; // s it holds
+const HELD = 200; // messages kept of the time it holds still: what it shows then, and more
 const LOUDEST = 30; // noise sd: a glitch louder than this runs out of the picture
 
 // Where the wave is large enough to be seen: the rest of the window would only be a line on zero.
@@ -21,7 +22,7 @@ export class Strip {
   // `spectrogram` goes along with it.
   constructor(element, spectrogram) {
     this.spectrogram = spectrogram;
-    this.frozen = false;
+    this.held = null; // messages that came while it holds still
     this.clear();
     const whole = (chart, t) => chart.valToPos(t, "x") < chart.width - 42 - 30; // a label at the edge would be cut
     const labels = { values: (chart, splits) => splits.map((t) => (whole(chart, t) ? clock(this.epoch + t) : "")), incrs: [1, 2, 5, 10] };
@@ -35,6 +36,7 @@ export class Strip {
   }
 
   clear() {
+    if (this.held) this.held = [];
     this.epoch = 0; // GPS s of x = 0
     this.data = [[], [], [], [], []];
     this.waves = [];
@@ -46,7 +48,19 @@ export class Strip {
     this.spectrogram.clear();
   }
 
+  // Hold still, or catch up.
+  freeze(frozen) {
+    const held = this.held ?? [];
+    this.held = frozen ? [] : null;
+    if (!frozen) held.forEach((message) => this.add(message));
+  }
+
   add(message) {
+    if (this.held) {
+      this.held.push(message);
+      if (this.held.length > HELD) this.held.shift();
+      return;
+    }
     const ns = BigInt(message.gps_ns);
     if (!this.epoch) {
       this.epoch = Number(ns / 1000000000n);
@@ -114,7 +128,7 @@ export class Strip {
 
   // The picture runs behind the data by about one piece, so that it moves evenly though data come in jumps.
   draw(elapsed) {
-    if (this.frozen || document.hidden || !this.seen.now) return;
+    if (this.held || document.hidden || !this.seen.now) return;
     const before = this.head;
     const end = this.end - this.spectrogram.lag;
     const behind = end - this.head - (0.5 * this.piece + 0.1);
