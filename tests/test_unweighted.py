@@ -18,7 +18,7 @@ from gwstream.inference import Inference
 from gwstream.inference.engine_openvino import OpenVinoEngine
 from gwstream.inference.engine_torch import TorchEngine
 from gwstream.inference.engines import Buckets
-from gwstream.inference.unweighted import groups
+from gwstream.inference.unweighted import groups, places
 from gwstream.records import Batch, Trigger, Unweighted
 
 
@@ -35,9 +35,12 @@ def triggers(count: int, seed: int = 3) -> list[Trigger]:
 
 
 def same(one: Unweighted, two: Unweighted) -> bool:
-    return (one.id, one.bucket, one.latent_p) == (two.id, two.bucket, two.latent_p) and (
-        one.samples.tobytes() == two.samples.tobytes()
-    )
+    return (one.id, one.bucket, one.latent_p, one.trigger.snr) == (
+        two.id,
+        two.bucket,
+        two.latent_p,
+        two.trigger.snr,
+    ) and (one.samples.tobytes() == two.samples.tobytes())
 
 
 @pytest.mark.parametrize("count", [1, 3, 11])
@@ -74,11 +77,22 @@ def test_ids_are_their_own_and_everything_is_told() -> None:
     (one,) = inference().unweighted([trigger])
     posterior = inference().infer(trigger)
     assert one.id == f"{posterior.id}-u"
-    assert one.trigger is trigger
+    assert one.trigger.window is trigger.window
+    assert one.trigger.snr == pytest.approx(trigger.snr, rel=1e-5)
     assert (one.engine, one.model) == (posterior.engine, posterior.model)
     assert one.latent_p == pytest.approx(posterior.latent_p, rel=1e-3)
     later = dataclasses.replace(trigger, window=dataclasses.replace(trigger.window, start=5))
     assert not np.array_equal(inference().unweighted([later])[0].samples, one.samples)
+
+
+def test_in_a_least_bucket_bytes_do_not_hang_on_how_many_come() -> None:
+    found = triggers(11)
+    together = inference().unweighted(found, 16)
+    assert {one.bucket for one in together} == {16}
+    for few in (found[:1], found[3:6], found[2:9]):
+        alone = inference().gate(Batch(tuple(one.window for one in few), 64))  # another product, another rounding
+        for one in inference().unweighted(alone, 16):
+            assert same(one, next(other for other in together if other.id == one.id))
 
 
 def test_windows_of_several_detectors_come_back_in_order() -> None:
@@ -146,3 +160,14 @@ def test_an_engine_is_warm_in_the_buckets_it_is_told_of() -> None:
     served = Inference(inference().model, InferenceConfig(engine="openvino"))
     served.warm((1, 16))
     assert set(served._engine._programs._programs) == {1, 16}  # type: ignore[attr-defined]
+
+
+def test_a_window_has_its_row_by_its_time() -> None:
+    """For rounding differs from row to row: whoever is judged with it, it is in the same one."""
+    hop = 16
+    first = window(np.zeros(256), 0)
+    windows = [dataclasses.replace(first, start=first.start + hop * k) for k in (3, 4, 9, 18)]
+    alone = [places([one], hop, 16)[0] for one in windows]
+    assert places(windows, hop, 16) == alone
+    assert len(set(alone)) == 4
+    assert places([windows[0], windows[0]], hop, 16) == [0, 1]

@@ -30,7 +30,7 @@ from gwstream.inference.noise import noise_model
 from gwstream.inference.proposed import Proposed
 from gwstream.inference.residual import p_values
 from gwstream.inference.ridge import grid
-from gwstream.inference.unweighted import draws, generator, groups
+from gwstream.inference.unweighted import draws, generator, groups, places
 from gwstream.model import ConditioningSpec
 from gwstream.prior import Prior
 from gwstream.records import Batch, Floats, Posterior, Trigger, Unweighted, Whitener, Window, bucket
@@ -192,23 +192,27 @@ class Inference:
         """
         found: dict[int, Unweighted] = {}
         windows = [trigger.window for trigger in triggers]
+        spec = self.model.spec
         for rows in groups(windows):
             chosen = [windows[row] for row in rows]
             names = [f"{self.identity(window)}-u" for window in chosen]
-            live, prior = self._filters(chosen[0].whitener), self.model.spec.prior
-            rngs = [generator(name) for name in names]
-            chosen += chosen[-1:] * (least - len(chosen))
-            drawn = draws(self.model.net, self._engine, live, prior, chosen, rngs, self._config.latents)
-            for row, name, (samples, code) in zip(rows, names, drawn, strict=True):
+            size = max(bucket(len(chosen)), least)
+            at = places(chosen, spec.hop, size)
+            filled = dict(zip(at, chosen, strict=True))
+            full = [filled.get(k, chosen[0]) for k in range(size)]
+            rngs = {k: generator(name) for k, name in zip(at, names, strict=True)}
+            filters = self._filters(chosen[0].whitener)
+            drawn, seen = draws(self.model.net, self._engine, filters, spec.prior, full, rngs, self._config.latents)
+            for k, row, name, (samples, code) in zip(at, rows, names, drawn, strict=True):
                 distance, latent_p = self._familiar(code)
                 found[row] = Unweighted(
                     id=name,
-                    trigger=triggers[row],
+                    trigger=self._trigger(windows[row], seen, k),  # of this bucket: other products round otherwise
                     samples=samples,
                     latent_distance=distance,
                     latent_p=latent_p,
                     engine=self.engine,
-                    bucket=bucket(len(chosen)),
+                    bucket=size,
                     model=self.model.identity,
                 )
         return tuple(found[row] for row in range(len(triggers)))

@@ -6,7 +6,7 @@ Each window is seen once, at its best time: what may lie at others (`modes`) is 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,9 +14,10 @@ from numpy.random import Generator
 
 from gwstream.inference.engines import Runner
 from gwstream.inference.features import Live, see
+from gwstream.inference.gate import Best
 from gwstream.inference.networks import Network
 from gwstream.prior import Prior
-from gwstream.records import BUCKETS, Floats, Window, bucket
+from gwstream.records import BUCKETS, Floats, Window
 
 Drawn = tuple[Floats, Floats]
 """Parameters (S, 5) in the order of `gwstream.records.PARAMETERS`, and the window's code (F,)."""
@@ -37,25 +38,39 @@ def groups(windows: Sequence[Window]) -> list[list[int]]:
 
 
 def draws(
-    net: Network, engine: Runner, live: Live, prior: Prior, windows: Sequence[Window], rngs: Sequence[Generator], n: int
-) -> list[Drawn]:
-    """Of windows behind one whitener, at most as many as a bucket holds, ``n`` draws each.
+    net: Network,
+    engine: Runner,
+    live: Live,
+    prior: Prior,
+    windows: Sequence[Window],
+    rngs: Mapping[int, Generator],
+    n: int,
+) -> tuple[list[Drawn], Best]:
+    """Of windows behind one whitener, a bucket full, ``n`` draws for each whose place has a generator in ``rngs``.
 
-    Padded to the bucket from the first step on, for a product's rounding depends on its shape. Windows without a
-    generator of their own in ``rngs`` are padding, too.
+    The others are padding, from the first step on, for a product's rounding depends on its shape. Beside the draws, in
+    the order of ``rngs``: what the gate finds, by place.
     """
-    size = bucket(len(windows))
-    rows = [*windows, *[windows[-1]] * (size - len(windows))]
-    samples = torch.from_numpy(np.stack([window.samples for window in rows])).float()
-    context = torch.from_numpy(np.stack([window.context for window in rows]))
+    samples = torch.from_numpy(np.stack([window.samples for window in windows])).float()
+    context = torch.from_numpy(np.stack([window.context for window in windows]))
     with torch.inference_mode():
         seen = see(live, samples, live.gate(samples), context, prior)
-    noise = [net.noise(rng, n) for rng in rngs]
-    noise += noise[-1:] * (size - len(rngs))
+    own = {k: net.noise(rng, n) for k, rng in rngs.items()}
+    some = next(iter(own.values()))
+    noise = [own.get(k, some) for k in range(len(windows))]
     made = engine.run(seen.y, samples, *map(torch.cat, zip(*noise, strict=True)))
     found = []
-    for k, rng in enumerate(rngs):
+    for k, rng in rngs.items():
         density = net.density(*(part[k : k + 1] for part in made))
         anchor = net.fixed or seen.anchor.alone(k)
         found.append((anchor.decode(density.draw(rng, n))[0], seen.y[k].double().numpy()))
-    return found
+    return found, seen.best
+
+
+def places(windows: Sequence[Window], hop: int, size: int) -> list[int]:
+    """Where in a bucket each of several windows is put: by its time, for rounding differs from row to row.
+
+    In turn where that would put two into one place.
+    """
+    found = [window.start // hop % size for window in windows]
+    return found if len(set(found)) == len(found) else list(range(len(found)))
