@@ -194,9 +194,12 @@ def test_filters_of_old_whiteners_are_let_go() -> None:
 
     one = Inference(shipped(), InferenceConfig())
     for k in range(KEPT_WHITENERS + 4):
-        whitener = dataclasses.replace(members()[0].whitener, id=f"H1-{k}")
-        gated(dataclasses.replace(window(noise(1, k)[0]), whitener=whitener), by=one)
-    assert len(one._live) == KEPT_WHITENERS
+        for detector in ("H1", "L1"):  # one that is busy displaces nothing of another
+            whitener = dataclasses.replace(members()[0].whitener, detector=detector, id=f"{detector}-{k}")
+            gated(dataclasses.replace(window(noise(1, k)[0]), whitener=whitener), by=one)
+    last = [str(k) for k in range(4, KEPT_WHITENERS + 4)]
+    kept = {detector: [name.removeprefix(f"{detector}-") for name in live] for detector, live in one._live.items()}
+    assert kept == {"H1": last, "L1": last}
 
 
 def test_a_window_of_nothing_has_a_posterior_too() -> None:

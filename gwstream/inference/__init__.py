@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,7 +38,7 @@ from gwstream.records import Batch, Floats, Posterior, Trigger, Unweighted, Whit
 __all__ = ["Inference", "Model", "load_model"]
 
 SCALE = 1e-22  # strain of the order of a detector's noise per sample
-KEPT_WHITENERS = 12
+KEPT_WHITENERS = 4  # of a detector, 5 MB each: a frame's windows have two, and the next is prepared meanwhile
 BEST_OF = 64  # densest draws, among which the likeliest is looked for
 
 
@@ -56,7 +56,7 @@ class Inference:
         self._config = config
         self.prior = model.spec.prior.served(config.distance_prior)
         self._engine = chosen(config)[0](model.net, self._shapes(), config)
-        self._live: OrderedDict[str, Live] = OrderedDict()
+        self._live: defaultdict[str, OrderedDict[str, Live]] = defaultdict(OrderedDict)  # by detector
         self._nodes = grid(model.bank, model.spec.prior)
         self._tag = _tag(model, self.prior, config.likelihood)
 
@@ -231,15 +231,15 @@ class Inference:
         return distance, aggregate.p_value(distance)
 
     def _filters(self, whitener: Whitener) -> Live:
-        """The bank behind this whitener, from the cache of the last few."""
-        found = self._live.get(whitener.id)
+        """The bank behind this whitener, from the cache of its detector's last few."""
+        kept = self._live[whitener.detector]
+        found = kept.get(whitener.id)
         if found is None:
             templates = Templates(self.model.spec.conditioning, self.model.bank, whitener)
-            found = Live.of(templates, self._nodes, self.model.spec.prior)
-            self._live[whitener.id] = found
-            while len(self._live) > KEPT_WHITENERS:
-                self._live.popitem(last=False)
-        self._live.move_to_end(whitener.id)
+            found = kept[whitener.id] = Live.of(templates, self._nodes, self.model.spec.prior)
+            while len(kept) > KEPT_WHITENERS:
+                kept.popitem(last=False)
+        kept.move_to_end(whitener.id)
         return found
 
     def _see(self, window: Window, samples: Tensor, live: Live, rho: Tensor) -> Seen:
