@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -169,15 +170,14 @@ async def test_the_charts_hold_still_when_told_to_and_the_keys_are_explained(tmp
         await page.press("j")  # nothing happens behind it
         await page.press("?")
         assert not await page.run("document.querySelector('#help').open")
+        going = asyncio.create_task(lively.run(2.5))
+        await asyncio.sleep(1)  # in the middle of scrolling
         await page.press("f")
         assert await page.run("document.querySelector('#freeze').getAttribute('aria-pressed')") == "true"
         picture = "document.querySelector('.H1 .scroll .gram canvas').toDataURL()"
         before = await page.run(picture)
-        head = "document.querySelector('.H1 .facts').innerText.match(/Last window\\s+(\\S+)/)[1]"
-        first = int((await page.run(head))[-2:])
-        await lively.run(1.2)
+        await going
         assert await page.run(picture) == before
-        assert int((await page.run(head))[-2:]) == (first + 1) % 60  # how it does is told all the same
         await page.press("f")
         await lively.run(1.5)
         await page.until(f"{picture} !== {json.dumps(before)}")
