@@ -86,6 +86,18 @@ async def test_what_was_not_acknowledged_outlives_the_process_as_it_was(tmp_path
         assert box.left()[-1].sequence == 3
 
 
+async def test_more_than_the_queue_holds_before_the_first_write_keeps_nothing_back(tmp_path: Path) -> None:
+    notes = Notes()
+    async with Outbox(PublishConfig(queue=3), tmp_path, tally=notes.tally) as box:
+        for k in range(5):
+            await box.put(outgoing(k))
+        await write(box)
+        assert [kept.outgoing.summary.id for kept in box.left()] == [outgoing(k).summary.id for k in (2, 3, 4)]
+        assert box.first is not None  # they may be sent
+        assert notes.counts["publish", "not_durable", "H1"] == 2
+        assert notes.counts["publish", "outbox_full", "H1"] == 2
+
+
 async def test_a_known_id_is_never_stored_or_sent_again(tmp_path: Path) -> None:
     notes = Notes()
     async with Outbox(PublishConfig(), tmp_path, tally=notes.tally) as box:

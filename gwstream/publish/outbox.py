@@ -240,7 +240,7 @@ class Outbox:
 
     def _release(self) -> None:
         """Those that need not wait for the disk any more may be sent."""
-        while self._held and (self._held[0].stored or not self.durable):
+        while self._held and (self._held[0].n not in self._unwritten or not self.durable):
             kept = self._held.popleft()
             if not kept.stored and self._directory is not None:
                 self._tally("publish", "not_durable", kept.outgoing.summary.detector)
