@@ -23,6 +23,16 @@ def test_log_ratio_is_a_ratio_of_normal_likelihoods() -> None:
     np.testing.assert_allclose(log_ratio(samples, waveforms), expected, rtol=1e-5, atol=2e-3)
 
 
+@pytest.mark.parametrize("count", [3, 6, 90])
+def test_groups_have_the_bits_they_have_alone_whatever_stands_beside_them(count: int) -> None:
+    x = shipped().spec.prior.draw(np.random.default_rng(7), count)
+    x[:, 3] = np.round(x[:, 3], 3) if count == 90 else 0.75  # in one cell with their own group's and with others
+    together = templates().waveforms(x, 3)
+    for part, alone in zip(np.split(together, 3), np.split(x, 3), strict=True):
+        np.testing.assert_array_equal(part, templates().waveforms(alone))
+    assert templates().waveforms(x[:0]).shape == (0, 256)
+
+
 def test_digits_survive_a_very_loud_signal() -> None:
     wave, x = signal(80.0, 70.0, 0.75, 0.3, 150.0)
     near = np.tile(x, (50, 1))

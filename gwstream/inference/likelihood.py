@@ -68,13 +68,19 @@ class Templates:
         piece = self.components[part, :, self.origin - last : self.origin - first + self.length]
         return piece.astype(np.float64)
 
-    def waveforms(self, x: Floats) -> Singles:
-        """Whitened waveforms (S, window) float32 of parameters (S, 5) in the order of `gwstream.records.PARAMETERS`."""
+    def waveforms(self, x: Floats, groups: int = 1) -> Singles:
+        """Whitened waveforms (S, window) float32 of parameters (S, 5) in the order of `gwstream.records.PARAMETERS`.
+
+        ``groups``: so many equal parts of ``x`` have products of their own: a part's rounding is then its own as well.
+        """
         position = x[:, 3] * (SHIFTS * self.rate)
         cell = np.floor(position).astype(np.intp)
-        order = np.argsort(cell, kind="stable")
+        each = max(len(x) // groups, 1)
+        order = np.lexsort((cell, np.arange(len(x)) // each))
         mixed = self._mixed(x[order], (position - cell)[order])
-        edges = np.flatnonzero(np.diff(cell[order], prepend=-1, append=np.iinfo(np.intp).max))
+        begins = np.diff(cell[order], prepend=-1) != 0
+        begins[::each] = True
+        edges = np.append(np.flatnonzero(begins), len(x))
         out = torch.empty(len(x), self.length)
         for low, high in pairwise(edges.tolist()):
             first, part = int(cell[order[low]]) - 1, out[low:high]

@@ -71,14 +71,15 @@ class Anchor:
         nodes = len(self.ratios)
         position = (ratio - self.ratios[0]) / (self.ratios[1] - self.ratios[0])
         cell = np.clip(position.astype(np.intp), 0, nodes - 2)
-        u = np.clip(position - cell, 0.0, 1.0)[:, None]
-        rows = np.arange(len(ratio)) if len(self.table) > 1 else np.zeros(len(ratio), np.intp)
-        before, first, second, after = (self.table[rows, np.clip(cell + k, 0, nodes - 1), :MASS] for k in (-1, 0, 1, 2))
-        slope, next_slope = 0.5 * (second - before), 0.5 * (after - first)
-        rise = second - first
-        return np.asarray(
-            first + u * (slope + u * (3 * rise - 2 * slope - next_slope + u * (slope + next_slope - 2 * rise)))
-        )
+        u = np.clip(position - cell, 0.0, 1.0)
+        weights = np.zeros((len(ratio), nodes + 2))  # of the nodes, the first and last of which stand there twice
+        row = np.arange(len(ratio)) * (nodes + 2) + cell
+        for k, weight in enumerate(_catmull_rom(u)):
+            weights.reshape(-1)[row + k] = weight
+        weights[:, 1] += weights[:, 0]
+        weights[:, -2] += weights[:, -1]
+        weights, table = weights[:, 1:-1], self.table[..., :MASS]
+        return np.asarray(weights @ table[0] if len(table) == 1 else np.einsum("sr,srf->sf", weights, table))
 
     def encode(self, x: Floats) -> Floats:
         """Coordinates (S, 5) of parameters (S, 5) inside the prior: one a window, or any number for one window."""
@@ -179,6 +180,12 @@ class _Line:
         near, far = self._anchor.prior.distance
         snr = self._anchor.snr
         return (1 / (far * self.inverse) - 1) * snr, (1 / (near * self.inverse) - 1) * snr
+
+
+def _catmull_rom(u: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """Weights (S,) of the nodes -1, 0, 1 and 2 of a Catmull-Rom spline at ``u`` in [0, 1]."""
+    v = 1 - u
+    return -0.5 * u * v**2, 1 + u**2 * (1.5 * u - 2.5), 1 + v**2 * (1.5 * v - 2.5), -0.5 * v * u**2
 
 
 def _opened(v: Floats, low: Floats, high: Floats) -> Floats:

@@ -57,7 +57,6 @@ def _log_density(templates: Templates, anchor: Anchor, windows: Tensor) -> Float
     """ln of likelihood ratio and prior in the coordinates, (B, P), but for the prior's constant."""
     count = len(windows)
     x, log_jacobian = anchor.repeated(len(POINTS)).decode(np.tile(POINTS, (count, 1)))
-    # a window at a time: which waveforms are made together is not to depend on its neighbours
-    each = x.reshape(count, len(POINTS), AXES)
-    log_l = [log_ratio(window, templates.waveforms(one)) for window, one in zip(windows.numpy(), each, strict=True)]
+    each = templates.waveforms(x, count).reshape(count, len(POINTS), -1)
+    log_l = [log_ratio(window, waveforms) for window, waveforms in zip(windows.numpy(), each, strict=True)]
     return np.asarray(np.stack(log_l) - log_jacobian.reshape(count, -1))
