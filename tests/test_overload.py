@@ -103,7 +103,7 @@ class Overloaded:
     async def level(self, level: Level, *, told: bool = False) -> None:
         """Wait until it is reached from here on, and until a message says so if ``told``."""
         since = max(0, len(self.observer.loads) - 1)
-        await until(lambda: level.text in self.observer.loads[since:])
+        await until(lambda: level.text in self.observer.loads[since:], limit=60)  # busy machines take their time
         if told:
             await until(lambda: any(one.load == level.text for one in self.publisher.sent))
 

@@ -29,7 +29,9 @@ SHOWN = "[...document.querySelectorAll('.detector:not([hidden])')].map(one => on
 PRESSED = "[...document.querySelectorAll('.chip[aria-pressed=true]')].map(one => one.textContent).join()"
 CHOSEN = "document.querySelector('#rows tr[aria-selected=true]')?.id.slice(4)"
 # how many different colours a canvas shows
-COLOURS = """((canvas) => { const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+COLOURS = """((canvas) => { const { width, height } = canvas;
+  const copy = new OffscreenCanvas(width, height).getContext('2d', { willReadFrequently: true });
+  copy.drawImage(canvas, 0, 0); const { data } = copy.getImageData(0, 0, width, height);
   const seen = new Set(); for (let i = 0; i < data.length; i += 4) if (data[i + 3]) seen.add(data[i] << 16 | data[i + 1] << 8 | data[i + 2]);
   return seen.size; })(document.querySelector('%s'))"""  # noqa: E501
 

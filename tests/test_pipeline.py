@@ -256,8 +256,8 @@ def ours() -> set[str]:
     return {name for name in names if name.split()[0] in mine}
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+async def until(condition: Callable[[], bool], *, limit: float = 10) -> None:
+    async with asyncio.timeout(limit):
         while not condition():
             await asyncio.sleep(0.002)
 

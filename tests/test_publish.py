@@ -258,7 +258,7 @@ async def test_the_last_will_and_the_status_are_retained(tmp_path: Path) -> None
             online = await retained(broker.port)
             assert online["state"] == "online"
             assert online["detectors"] == {"H1": {"state": "ready"}}
-            assert online["counts"] == {"posterior": 0, "event": 0, "network": 0, "dropped": 0}
+            assert online["counts"] == {"posterior": 0, "unweighted": 0, "event": 0, "network": 0, "dropped": 0}
         stopped = await retained(broker.port)
         assert (stopped["state"], stopped["reason"]) == ("offline", "stopped")
         # A process that is cut off says nothing: the broker says it for us.

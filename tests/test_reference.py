@@ -14,7 +14,7 @@ from gwstream.metrics.reasons import MEANINGS
 from gwstream.summary.schema import schema
 
 ROOT = Path(__file__).resolve().parents[1]
-COUNTING = {"tally": None, "_tally": None, "drop": "publish", "lost": "publish", "_give_up": "inference"}
+COUNTING = {"tally": None, "_tally": None, "drop": "publish", "lost": "publish", "give_up": "inference"}
 
 
 @pytest.mark.parametrize("name", ["metrics.md", "messages.md"])

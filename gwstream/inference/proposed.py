@@ -72,9 +72,13 @@ class Proposed:
 
     def _judge(self, e: Floats) -> Judged:
         x, log_jacobian = self.anchor.decode(e)
-        waveforms = self.templates.waveforms(x)
+        log_prior = self.prior.log_density(x)
+        inside = np.isfinite(log_prior)  # of coordinates that know no edges, or where rounding put a draw beyond one
+        if inside.all():
+            waveforms = self.templates.waveforms(x)
+        else:  # masses that no waveform has
+            waveforms = np.zeros((len(x), len(self.window.samples)), np.float32)
+            waveforms[inside] = self.templates.waveforms(x[inside])
         log_ratio = self.noise.log_ratio(self.window.samples, waveforms)
-        log_prior = self.prior.log_density(x)  # -inf where rounding put a draw beyond an edge
-        inside = np.isfinite(log_prior)
         log_target = np.where(inside, log_ratio + log_prior - log_jacobian, -np.inf)
         return Judged(x, waveforms, log_target, log_ratio)
