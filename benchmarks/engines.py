@@ -24,7 +24,7 @@ from gwstream.config import InferenceConfig
 from gwstream.errors import EngineError
 from gwstream.inference import Inference, Model, load_model
 from gwstream.inference.engines import Candidate, Engine, chosen
-from gwstream.inference.guarded import golden
+from gwstream.inference.golden import golden
 from gwstream.inference.parity import TOLERANCE, Golden
 from gwstream.records import Batch, Trigger
 from gwstream.training.population import Population

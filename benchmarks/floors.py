@@ -33,6 +33,7 @@ from gwstream.inference import Inference, load_model
 from gwstream.inference.features import Live
 from gwstream.inference.likelihood import Templates
 from gwstream.inference.ridge import NEAR
+from gwstream.inference.runners import example
 from gwstream.inference.unweighted import generator
 from gwstream.publish.rows import Row
 from gwstream.publish.store import Limits, Store
@@ -196,7 +197,7 @@ def of_windows(m: Machine, inference: Inference, config: InferenceConfig) -> lis
 
 def _flop(inference: Inference, windows: int) -> float:
     """Operations of the network's products."""
-    inputs = [part.expand(windows, *part.shape[1:]) for part in inference._shapes()]
+    inputs = [part.expand(windows, *part.shape[1:]) for part in example(inference.model, inference._config.latents)]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         inference.model.net(*inputs)
     return float(counter.get_total_flops())
@@ -210,7 +211,7 @@ def of_posteriors(m: Machine, inference: Inference, config: InferenceConfig, sto
     proposed = inference.propose(window)
     live = inference._filters(window.whitener)
     samples = torch.from_numpy(window.samples).float()[None]
-    rho, inputs = live.gate(samples), inference._shapes()
+    rho, inputs = live.gate(samples), example(inference.model, inference._config.latents)
     flop, drawn = _flop(inference, 1), proposed.proposal.draw(generator("x"), n)
     length, half = model.spec.window, inference._nodes.mix.shape[1]
     mixing = 2 * n * 4 * 2 * model.bank.size * length + 2 * 16 * n * 2 * model.bank.size
@@ -239,7 +240,7 @@ def of_posteriors(m: Machine, inference: Inference, config: InferenceConfig, sto
             f"network, {latents} latents",
             f"{flop / 1e6:.0f} MFLOP",
             flop / m.sgemm,
-            lambda: inference._engine.run(*inputs),
+            lambda: inference._runner.run(*inputs),
         ),
         Hot(
             f"{n} draws",

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
 from gwstream import __version__, clock, logs, pipeline, service
 from gwstream.alone import alone, meeting_place
-from gwstream.calibration import Calibration
 from gwstream.conditioning import Conditioner, State
 from gwstream.config import Config, PublishConfig
 from gwstream.console import Printer
 from gwstream.errors import PublishError
 from gwstream.health import Health
-from gwstream.inference import Inference, Model, load_model
-from gwstream.inference.guarded import GuardedInference
-from gwstream.inference.parity import Serving
+from gwstream.inference import Model, load_model
+from gwstream.judge import EngineNews, Judge, of_engine
 from gwstream.metrics import Metrics
 from gwstream.pipeline.parts import Parts, PublisherLike
 from gwstream.pipeline.progress import Progress
 from gwstream.publish import Outbox, Publisher, check_broker
-from gwstream.records import NANO, Tally
+from gwstream.records import NANO
 from gwstream.samples import Keeper
-from gwstream.settings import inference_config, state_directory, strain
+from gwstream.settings import state_directory, strain
 from gwstream.source import Resumable, Source, open_source
-from gwstream.summary import Summarizer
 from gwstream.web import Feed, Watch
 
 log = logging.getLogger("service")
@@ -49,117 +47,106 @@ def run(config: Config, *, print_messages: bool = False) -> int:
 
 
 async def _serve(config: Config, model: Model, print_messages: bool) -> None:
-    """Open the source, reach the broker, and hand over what the pipeline joins."""
+    """Open the source, make ready what judges, and hand over to `service`."""
     metrics = Metrics(CollectorRegistry(), tuple(config.source.detectors), queue=config.publish.queue)
     prior = model.spec.prior.served(config.inference.distance_prior)
     health = Health(config.service.stuck)
     async with open_source(config.source, metrics.tally, prior, model.spec.rate, health=health) as source:
-        news = _EngineNews()
-        inference = GuardedInference(model, inference_config(config), news.told)
-        inference.warm((1, pipeline.UNWEIGHTED) if config.publish.every_window else (1,))
-        keeper = Keeper(inference, inference.prior, config.summary)
-        calibration = _calibration(config, inference, live=source.live, tally=metrics.tally)
-        metrics.served.model(model.name, model.version, model.hash, inference.engine)
-        news.listen(metrics.served.engine)
-        facts = {"model": dict(model.identity), **_of_engine(inference.serving)}
-        feed = Feed(
-            source.detectors, tally=metrics.tally, on_clients=metrics.web_clients, dropped=lambda: metrics.dropped
-        )
-        health.listen(feed.health)
-        broker = f"{config.publish.host}:{config.publish.port}"
-        feed.about(version=__version__, broker=broker, detectors=list(source.detectors), **facts)
-        news.listen(lambda serving: feed.about(engine=serving.engine))
-
-        async def work(life: service.Life) -> None:
-            async with AsyncExitStack() as stack:
-                await joined(life, stack)
-
-        async def joined(life: service.Life, stack: AsyncExitStack) -> None:
-            publisher: PublisherLike
-            progress: Progress | None = None
-            watch = Watch(feed, live=source.live)
-            fresh = partial(Summarizer, config.summary, inference.prior, model.spec.prior)
-            if print_messages:
-                publisher = Printer(closed=life.stop.set)
-            else:
-                stack.enter_context(alone(config.publish, meeting_place()))
-                directory = state_directory(config)
-                outbox = Outbox(config.publish, directory, tally=metrics.tally, live=source.live)
-                if directory is not None:
-                    metrics.storage(directory, lambda: outbox.durable)
-                await stack.enter_async_context(outbox)
-                await _reach(config.publish, known=outbox.used)
-                publisher = Publisher(
-                    config.publish, outbox=outbox, tally=metrics.tally, observers=(metrics, feed), health=health
-                )
-                publisher.tell(**facts)
-                news.listen(lambda serving: publisher.tell(**_of_engine(serving)))
-                health.listen(lambda stuck: publisher.tell(stuck=[{"part": o.part, "since_gps": o.gps} for o in stuck]))
-                if directory is not None and isinstance(source, Resumable):
-                    identity = _identity(config, inference)
-                    progress = Progress(directory, identity, settled=partial(_settled, outbox), tally=metrics.tally)
-                watch = Watch(feed, live=source.live, detectors=source.detectors, tell=publisher.tell)
-            states, summarizer = progress.load(fresh) if progress else ({}, fresh())
-            for detector, state in states.items():
-                _resume(source, detector, state)
-            parts = Parts(
-                config=config,
-                source=source,
-                conditioner=partial(_conditioner, model, states),
-                spec=model.spec.conditioning,
-                summarizer=summarizer,
-                progress=progress,
-                inference=keeper,
-                prior=inference.prior,
-                publisher=publisher,
-                calibration=calibration,
-                observers=(metrics, watch),
-                tally=metrics.tally,
-                health=health,
-            )
-            life.ready(f"{', '.join(source.detectors)} with model {model.name}, engine {inference.engine}")
-            await pipeline.run(parts, life.stop)
-
+        judge = Judge.of(config, model, EngineNews())
+        daemon = _Daemon(source, judge, metrics, health)
         await service.serve(
-            work,
+            partial(daemon.work, print_messages=print_messages),
             service=config.service,
             http=config.metrics,
             metrics=metrics,
-            feed=feed,
+            feed=daemon.feed,
             health=health,
-            samples=keeper.document,
+            samples=daemon.keeper.document,
         )
 
 
-class _EngineNews:
-    """Tells its listeners, on the event loop it is made on, which engine serves, whichever thread learns it."""
+class _Daemon:
+    """The parts that the pipeline joins, each told of the others. Raises `ConfigError` for settings that clash."""
 
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._listeners: list[Callable[[Serving], None]] = []
+    def __init__(self, source: Source, judge: Judge, metrics: Metrics, health: Health) -> None:
+        self._source, self._judge, self._metrics, self._health = source, judge, metrics, health
+        self._config = judge.config
+        self.keeper = Keeper(judge.inference, judge.prior, self._config.summary)
+        self._calibration = judge.calibration(live=source.live, tally=metrics.tally)
+        model = judge.model
+        metrics.served.model(model.name, model.version, model.hash, judge.inference.engine)
+        judge.news.listen(metrics.served.engine)
+        self.feed = self._feed()
 
-    def listen(self, listener: Callable[[Serving], None]) -> None:
-        """Let ``listener`` hear of every check and change from here on."""
-        self._listeners.append(listener)
+    def _feed(self) -> Feed:
+        """What the live page is told."""
+        metrics, publish, detectors = self._metrics, self._config.publish, self._source.detectors
+        feed = Feed(detectors, tally=metrics.tally, on_clients=metrics.web_clients, dropped=lambda: metrics.dropped)
+        self._health.listen(feed.health)
+        broker = f"{publish.host}:{publish.port}"
+        feed.about(version=__version__, broker=broker, detectors=list(detectors), **self._judge.facts)
+        self._judge.news.listen(lambda serving: feed.about(engine=serving.engine))
+        return feed
 
-    def told(self, serving: Serving) -> None:
-        """There is news; callable from any thread."""
-        self._loop.call_soon_threadsafe(self._tell, serving)
+    async def work(self, life: service.Life, *, print_messages: bool) -> None:
+        """Reach the broker, go on where the last daemon stopped, and run the pipeline to its end."""
+        async with AsyncExitStack() as stack:
+            if print_messages:
+                parts = self._parts(Printer(closed=life.stop.set), Watch(self.feed, live=self._source.live))
+            else:
+                parts = await self._published(stack)
+            detectors, judge = ", ".join(self._source.detectors), self._judge
+            life.ready(f"{detectors} with model {judge.model.name}, engine {judge.inference.engine}")
+            await pipeline.run(parts, life.stop)
 
-    def _tell(self, serving: Serving) -> None:
-        for listener in self._listeners:
-            listener(serving)
+    async def _published(self, stack: AsyncExitStack) -> Parts:
+        """What the pipeline joins where messages go to a broker. Raises `PublishError`."""
+        config, metrics = self._config, self._metrics
+        stack.enter_context(alone(config.publish, meeting_place()))
+        directory = state_directory(config)
+        outbox = Outbox(config.publish, directory, tally=metrics.tally, live=self._source.live)
+        if directory is not None:
+            metrics.storage(directory, lambda: outbox.durable)
+        await stack.enter_async_context(outbox)
+        await _reach(config.publish, known=outbox.used)
+        publisher = Publisher(
+            config.publish, outbox=outbox, tally=metrics.tally, observers=(metrics, self.feed), health=self._health
+        )
+        publisher.tell(**self._judge.facts)
+        self._judge.news.listen(lambda serving: publisher.tell(**of_engine(serving)))
+        self._health.listen(lambda stuck: publisher.tell(stuck=[{"part": o.part, "since_gps": o.gps} for o in stuck]))
+        watch = Watch(self.feed, live=self._source.live, detectors=self._source.detectors, tell=publisher.tell)
+        progress = self._progress(directory, outbox)
+        return self._parts(publisher, watch, progress)
 
+    def _progress(self, directory: Path | None, outbox: Outbox) -> Progress | None:
+        """What keeps how far we are; None where nothing is kept, or the source cannot go on from there."""
+        if directory is None or not isinstance(self._source, Resumable):
+            return None
+        settled = partial(_settled, outbox)
+        return Progress(directory, self._judge.identity, settled=settled, tally=self._metrics.tally)
 
-def _of_engine(serving: Serving) -> dict[str, object]:
-    """What the status says of the engine."""
-    return {"engine": serving.engine, "parity": serving.part()}
-
-
-def _identity(config: Config, inference: Inference) -> dict[str, object]:
-    """What a saved state hangs on."""
-    strains = {name: strain(config, name) for name in sorted(config.source.detectors)}
-    return {"version": __version__, "model": inference.model.hash, "settings": inference.tag, "strain": strains}
+    def _parts(self, publisher: PublisherLike, watch: Watch, progress: Progress | None = None) -> Parts:
+        """What the pipeline joins, as the last daemon left it."""
+        judge = self._judge
+        states, summarizer = progress.load(judge.summarizer) if progress else ({}, judge.summarizer())
+        for detector, state in states.items():
+            _resume(self._source, detector, state)
+        return Parts(
+            config=self._config,
+            source=self._source,
+            conditioner=partial(_conditioner, judge.model, states),
+            spec=judge.model.spec.conditioning,
+            summarizer=summarizer,
+            progress=progress,
+            inference=self.keeper,
+            prior=judge.prior,
+            publisher=publisher,
+            calibration=self._calibration,
+            observers=(self._metrics, watch),
+            tally=self._metrics.tally,
+            health=self._health,
+        )
 
 
 async def _settled(outbox: Outbox) -> bool:
@@ -192,10 +179,3 @@ async def _reach(config: PublishConfig, *, known: bool) -> None:
         if not known:
             raise
         log.warning("%s; until then, messages are kept", problem)
-
-
-def _calibration(config: Config, inference: Inference, *, live: bool, tally: Tally) -> Calibration | None:
-    """Known signals at the rate that is set; None: at none."""
-    if not config.calibration.interval:
-        return None
-    return Calibration(config, inference.model.spec, inference.prior, inference, live=live, tally=tally)

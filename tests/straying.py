@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gwstream.cli import main
-from gwstream.inference import guarded
+from gwstream.inference import runners
 from gwstream.inference.engine_openvino import OpenVinoEngine
 
 PLACE = Path(os.environ["HANG"])
@@ -25,7 +25,7 @@ def strays(self: OpenVinoEngine, *inputs: Tensor) -> tuple[Tensor, ...]:
 def prepare() -> None:
     """Let the engine of this process stray when it is told, and be found out soon."""
     OpenVinoEngine.run = strays  # type: ignore[method-assign]
-    guarded.CHECK_EVERY = 2
+    runners.CHECK_EVERY = 2
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from gwstream.config import InferenceConfig
 from gwstream.errors import ConfigError, EngineError
 from gwstream.inference import engine_tensorrt, engines, tensorrt
 from gwstream.inference.engine_tensorrt import TensorRtEngine
-from gwstream.inference.guarded import golden as golden_windows
+from gwstream.inference.golden import golden as golden_windows
 from gwstream.inference.networks.layers import Residual
 from gwstream.inference.parity import TOLERANCE, Golden, Guarded, Serving
 from gwstream.records import BUCKETS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,8 +16,7 @@ from trained import noise, shipped, window
 
 from gwstream.config import InferenceConfig
 from gwstream.errors import EngineError
-from gwstream.inference import Inference, engines
-from gwstream.inference.guarded import GuardedInference
+from gwstream.inference import Inference, engines, runners
 from gwstream.inference.networks.base import Inputs
 from gwstream.inference.parity import BUSY, TOLERANCE, Golden, Guarded, Serving
 from gwstream.records import Batch
@@ -166,9 +166,10 @@ def test_numbers_that_torch_has_none_for_either_are_no_fault_of_torchs(other: ty
 def test_posteriors_go_on_when_the_engine_strays_and_say_which_made_them(
     other: type[Other], busy: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gwstream.inference.guarded.CHECK_EVERY", 2)
+    monkeypatch.setattr("gwstream.inference.runners.CHECK_EVERY", 2)
     told: list[Serving] = []
-    served = GuardedInference(shipped(), InferenceConfig(draws=200, latents=50), told.append)
+    choice = partial(runners.guarded, told=told.append)
+    served = Inference(shipped(), InferenceConfig(draws=200, latents=50), choice)
     by_torch = Inference(shipped(), InferenceConfig(draws=200, latents=50, engine="torch"))
     one = window(noise(1, 3)[0])
 

@@ -24,10 +24,11 @@ from gwstream.config import InferenceConfig
 from gwstream.errors import EngineError
 from gwstream.inference import Inference
 from gwstream.inference.engine_tensorrt import TensorRtEngine
-from gwstream.inference.guarded import GuardedInference, golden
+from gwstream.inference.golden import golden
 from gwstream.inference.networks import Network
 from gwstream.inference.networks.base import Inputs
 from gwstream.inference.parity import TOLERANCE, Golden
+from gwstream.inference.runners import guarded
 from gwstream.records import BUCKETS, Batch
 
 pytestmark = [
@@ -144,8 +145,8 @@ def test_posteriors_are_those_of_torch(cache: Path) -> None:
     wave, _ = signal(40.0, 31.0, 0.74, 1.0, 12.0)
     one = window(noise(1, 3)[0] + wave)
     torchs = Inference(shipped(), InferenceConfig(engine="torch"))
-    served = GuardedInference(shipped(), InferenceConfig(cache=cache))
-    assert served.serving.engine == "tensorrt"
+    served = Inference(shipped(), InferenceConfig(cache=cache), guarded)
+    assert served.engine == "tensorrt"
     by_torch, by_tensorrt = (it.infer(it.gate(Batch((one,), 1))[0]) for it in (torchs, served))
     for k in range(4):
         a, b = (np.sort(p.samples[:, k]) for p in (by_torch, by_tensorrt))

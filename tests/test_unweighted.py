@@ -159,7 +159,7 @@ def test_flows_have_unweighted_draws_too() -> None:
 def test_an_engine_is_warm_in_the_buckets_it_is_told_of() -> None:
     served = Inference(inference().model, InferenceConfig(engine="openvino"))
     served.warm((1, 16))
-    assert set(served._engine._programs._programs) == {1, 16}  # type: ignore[attr-defined]
+    assert set(served._runner._engine._programs._programs) == {1, 16}  # type: ignore[attr-defined]
 
 
 def test_a_window_has_its_row_by_its_time() -> None:

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from gwstream.config import InferenceConfig
 from gwstream.inference.checkpoint import Model, load_model
-from gwstream.inference.engines import chosen
 from gwstream.inference.features import Live, Seen, see, size
 from gwstream.inference.gate import Best, best
+from gwstream.inference.golden import flat
 from gwstream.inference.importance import Proposal, effective, sample
 from gwstream.inference.likelihood import Templates
 from gwstream.inference.modes import Several, distinct, others
@@ -30,14 +30,13 @@ from gwstream.inference.noise import noise_model
 from gwstream.inference.proposed import Proposed
 from gwstream.inference.residual import p_values
 from gwstream.inference.ridge import grid
+from gwstream.inference.runners import Choice, plain
 from gwstream.inference.unweighted import draws, generator, groups, places
-from gwstream.model import ConditioningSpec
 from gwstream.prior import Prior
 from gwstream.records import Batch, Floats, Posterior, Trigger, Unweighted, Whitener, Window, bucket
 
 __all__ = ["Inference", "Model", "load_model"]
 
-SCALE = 1e-22  # strain of the order of a detector's noise per sample
 KEPT_WHITENERS = 4  # of a detector, 5 MB each: a frame's windows have two, and the next is prepared meanwhile
 BEST_OF = 64  # densest draws, among which the likeliest is looked for
 
@@ -45,17 +44,18 @@ BEST_OF = 64  # densest draws, among which the likeliest is looked for
 class Inference:
     """A model ready to judge windows, on one engine, in one thread. Raises `ConfigError` where that is not to be had.
 
+    ``choice``: takes what runs the network, once the number of threads is set; left out, the best engine as it is.
     ``prior``: that of the posteriors. Where the settings choose another than the model's, weights bring it about.
     """
 
-    def __init__(self, model: Model, config: InferenceConfig) -> None:
+    def __init__(self, model: Model, config: InferenceConfig, choice: Choice = plain) -> None:
         torch.set_num_threads(config.threads)
         # numpy's BLAS too: idle threads that spin cost more than they bring, and rounding depends on their number
         threadpool_limits(limits=config.threads, user_api="blas")
         self.model = model
         self._config = config
         self.prior = model.spec.prior.served(config.distance_prior)
-        self._engine = chosen(config)[0](model.net, self._shapes(), config)
+        self._runner = choice(model, config)
         self._live: defaultdict[str, OrderedDict[str, Live]] = defaultdict(OrderedDict)  # by detector
         self._nodes = grid(model.bank, model.spec.prior)
         self._tag = _tag(model, self.prior, config.likelihood)
@@ -63,7 +63,7 @@ class Inference:
     @property
     def engine(self) -> str:
         """Name of the engine in use."""
-        return self._engine.name
+        return self._runner.name
 
     @property
     def tag(self) -> str:
@@ -122,8 +122,12 @@ class Inference:
         )
 
     def prepare(self, whitener: Whitener) -> None:
-        """Filter the bank for a whitener ahead of the first window that needs it, a second later."""
+        """Filter the bank for a whitener ahead of the first window that needs it, a second later.
+
+        It is called in a pause, so it is time for a check of the engine, too.
+        """
         self._filters(whitener)
+        self._runner.recheck(busy=False)
 
     @torch.inference_mode()
     def propose(self, window: Window) -> Proposed:
@@ -147,10 +151,11 @@ class Inference:
     def _density(self, seen: Seen, samples: Tensor, rng: np.random.Generator) -> Proposal:
         """What the network makes of ONE window's samples (1, n) as seen."""
         noise = self.model.net.noise(rng, self._config.latents)
-        return self.model.net.density(*self._engine.run(seen.y, samples, *noise))
+        return self.model.net.density(*self._runner.run(seen.y, samples, *noise))
 
     def infer(self, trigger: Trigger, bucket: int = 1, draws: int | None = None) -> Posterior:
         """The weighted posterior of one window; ``draws``: as many as are set, unless it is given."""
+        self._runner.recheck(busy=True)
         window = trigger.window
         proposed = self.propose(window)
         found = sample(proposed.proposal, proposed.log_target, draws or self._config.draws, proposed.rng)
@@ -202,7 +207,7 @@ class Inference:
             full = [filled.get(k, chosen[0]) for k in range(size)]
             rngs = {k: generator(name) for k, name in zip(at, names, strict=True)}
             filters = self._filters(chosen[0].whitener)
-            drawn, seen = draws(self.model.net, self._engine, filters, spec.prior, full, rngs, self._config.latents)
+            drawn, seen = draws(self.model.net, self._runner, filters, spec.prior, full, rngs, self._config.latents)
             for k, row, name, (samples, code) in zip(at, rows, names, drawn, strict=True):
                 distance, latent_p = self._familiar(code)
                 found[row] = Unweighted(
@@ -216,11 +221,6 @@ class Inference:
                     model=self.model.identity,
                 )
         return tuple(found[row] for row in range(len(triggers)))
-
-    def _shapes(self) -> tuple[Tensor, ...]:
-        """Inputs of the network for one window, shaped as they will always be."""
-        y, samples = torch.zeros(1, self.model.net.features), torch.zeros(1, self.model.spec.window)
-        return y, samples, *self.model.net.noise(np.random.default_rng(0), self._config.latents)
 
     def _familiar(self, code: Floats) -> tuple[float | None, float | None]:
         """Distance of a window's code (F,) from the training's, and its p-value; None for weights without aggregate."""
@@ -245,21 +245,6 @@ class Inference:
     def _see(self, window: Window, samples: Tensor, live: Live, rho: Tensor) -> Seen:
         """The window of samples (1, n) as the network sees it by the gate's SNRs (1, 2, N, lags)."""
         return see(live, samples, rho, torch.from_numpy(window.context)[None], self.model.spec.prior)
-
-
-def flat(spec: ConditioningSpec, name: str) -> Whitener:
-    """A whitener of white noise, for windows that are made up."""
-    return Whitener(
-        id=name,
-        detector="W1",
-        rate=spec.rate,
-        taps=np.eye(1, spec.taps)[0] / SCALE,
-        psd=np.ones(spec.taps // 2 + 1),
-        averages=1,
-        history=0.0,
-        end=0,
-        state="ready",
-    )
 
 
 def _tag(model: Model, prior: Prior, likelihood: str) -> str:

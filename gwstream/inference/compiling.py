@@ -9,7 +9,7 @@ from gwstream.errors import EngineError
 from gwstream.inference.checkpoint import Model
 from gwstream.inference.engine_tensorrt import TensorRtEngine
 from gwstream.inference.engines import chosen
-from gwstream.inference.guarded import golden
+from gwstream.inference.golden import golden
 from gwstream.inference.parity import TOLERANCE, Golden
 
 

@@ -25,19 +25,23 @@ PREFIX = "engine_"
 
 
 class Runner(Protocol):
-    """Something that runs the network."""
+    """What runs the network for an `Inference`; see `runners`."""
 
     @property
     def name(self) -> str:
-        """As messages say it: the kind, and the precision where it is not fp32."""
+        """Of the engine that serves."""
         ...
 
     def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """What ``net(*inputs)`` gives, float32 on the CPU, in memory of its own. Raises `EngineError`."""
+        """See `Engine`."""
+        ...
+
+    def recheck(self, *, busy: bool) -> None:
+        """Called now and then, before a posterior (``busy``) or in a pause: is the engine still as good as it was?"""
         ...
 
 
-class Engine(Runner, Protocol):
+class Engine(Protocol):
     """Runs one network on any number of windows, always the same way: equal inputs give equal bytes.
 
     An engine whose programs have fixed shapes keeps them in `Buckets`.
@@ -54,6 +58,15 @@ class Engine(Runner, Protocol):
 
     def __init__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> None:
         """Make ``net`` ready for inputs like ``example``, ONE window's. Raises `EngineError` where that fails."""
+
+    @property
+    def name(self) -> str:
+        """As messages say it: the kind, and the precision where it is not fp32."""
+        ...
+
+    def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """What ``net(*inputs)`` gives, float32 on the CPU, in memory of its own. Raises `EngineError`."""
+        ...
 
     @classmethod
     def missing(cls) -> str:
@@ -128,10 +141,6 @@ class Candidate:
 
     def build(self, net: Network, example: tuple[Tensor, ...]) -> Engine:
         """The engine. Raises `EngineError`."""
-        return self.engine(net, example, self.config)
-
-    def __call__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> Runner:
-        """The engine as it is, unguarded. Raises `EngineError`."""
         return self.engine(net, example, self.config)
 
 

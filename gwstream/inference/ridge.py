@@ -11,6 +11,8 @@ is; the better the ridge, the closer they are to a standard normal (Laplace's ap
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from scipy import fft
@@ -39,6 +41,7 @@ LAGS = 2 * FAR * PARTS + 1
 NORM_TIMES = 3
 
 
+@lru_cache(maxsize=4)
 def grid(bank: Bank, prior: Prior) -> Grid:
     """The nodes for a bank and a prior, over all chirp masses of the bank."""
     first, last = np.array(bank.chirp_range) ** SPACING
