@@ -23,7 +23,7 @@ PARAMETERS = ("mass_1", "mass_2", "effective_distance", "coalescence_time", "pha
 Detector-frame solar masses (mass_1 >= mass_2), Gpc, seconds after the window's first sample, radians in [0, pi)."""
 
 
-LOADS = ("all", "weighted only", "fewer draws", "every second window", "every fourth window", "newest windows")
+LOADS = ("all", "weighted only", "fewer draws", "every second window", "every third window", "newest windows")
 """What is done for live windows, by level of load: see `gwstream.pipeline.load`."""
 
 

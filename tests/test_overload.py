@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from fakes import GPS, HOP, RATE, posterior
+from fakes import HOP, posterior
 from test_pipeline import FakeInference, FakeObserver, FakePublisher, FakeSource, finish, kinds, parts, strain, until
 
 from gwstream.pipeline import judging, load
@@ -139,8 +139,8 @@ async def test_every_level_is_reached_and_left_and_every_window_accounted_for() 
     await it.level(Level.FEWER_DRAWS, told=True)
     it.inference.window = 1.3 * SECOND / 32  # now the gate alone takes too long: every second window fits
     await it.level(Level.HALF_OF_WINDOWS, told=True)
-    it.inference.window = 3 * SECOND / 32
-    await it.level(Level.QUARTER_OF_WINDOWS, told=True)
+    it.inference.window = 2.3 * SECOND / 32
+    await it.level(Level.THIRD_OF_WINDOWS, told=True)
     it.inference.window = 20 * SECOND / 32
     await it.level(Level.NEWEST_WINDOWS)
     await until(lambda: it.lost["inference", "overload", "L1"] > 100)
@@ -180,15 +180,15 @@ async def test_unweighted_posteriors_go_first_and_come_back() -> None:
 
 async def test_which_windows_are_left_out_is_a_matter_of_their_time() -> None:
     it = Overloaded(Paced("H1"), Slow(()))
-    it.inference.window = 3 * SECOND / 16
+    it.inference.window = 2.6 * SECOND / 16
     running = it.start()
-    await it.level(Level.QUARTER_OF_WINDOWS)
+    await it.level(Level.THIRD_OF_WINDOWS)
     await until(lambda: it.lost["inference", "coarser_hop", "H1"] > 100)
     it.source.over.set()
     await running
-    numbers = [(one.start - GPS * RATE) // HOP for one in it.inference.judged]
-    assert {b - a for a, b in pairwise(numbers)} >= {1, 4}
-    assert all(b % 4 == 0 for a, b in pairwise(numbers) if b - a == 4)
+    numbers = [one.start // HOP for one in it.inference.judged]
+    assert {b - a for a, b in pairwise(numbers)} >= {1, 3}
+    assert all(b % 3 == 0 for a, b in pairwise(numbers) if b - a == 3)
     assert all(b % 2 == 0 for a, b in pairwise(numbers) if b - a == 2)
     assert it.balanced("H1")
 
@@ -208,8 +208,8 @@ async def test_strain_that_is_not_live_waits_and_loses_nothing_at_all() -> None:
 
 
 async def test_changes_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    it = Overloaded(Paced("H1"), Slow((3,)))
-    it.inference.full = 3 * SECOND
+    it = Overloaded(Paced("H1"), Slow((2, 3, 4, 8)))
+    it.inference.full = 1.6 * SECOND / 4
     with caplog.at_level("INFO", "inference"):
         running = it.start()
         await it.level(Level.FEWER_DRAWS)

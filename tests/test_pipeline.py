@@ -286,6 +286,25 @@ async def test_a_finite_source_is_worked_off(live: bool) -> None:
     assert set(observer.stages) == {"source", "conditioning", "batching", "inference", "summary"}
 
 
+@pytest.mark.parametrize("wrong", [1e12, -1e30, float("nan")])
+async def test_windows_that_no_detector_gives_are_counted_and_never_judged(wrong: float) -> None:
+    class Broken(FakeConditioner):
+        def push(self, record: Strain | Gap) -> list[Window]:
+            found = super().push(record)
+            found[5].samples[100] = wrong
+            return found
+
+    inference, calibration, lost = FakeInference(), FakeCalibration(), Counter[tuple[str, str, str]]()
+    tally = lambda s, r, d, n=1: lost.update({(s, r, d): n})  # noqa: E731
+    source = FakeSource({"H1": [strain(n) for n in range(3)]}, live=False)
+    publisher = await finish(
+        parts(source, conditioner=Broken, inference=inference, calibration=calibration, tally=tally)
+    )
+    assert lost["conditioning", "absurd", "H1"] == 3
+    assert len(inference.judged) == 3 * 15
+    assert len(kinds(publisher, "posterior")) == 9
+
+
 async def test_the_best_placed_window_goes_first_and_makes_the_event() -> None:
     publisher = await finish(parts(FakeSource({"H1": [strain(0)]}, live=True)))
     starts = [one.summary.gps_ns for one in kinds(publisher, "posterior")]

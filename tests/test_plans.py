@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -38,6 +39,14 @@ def test_a_plan_comes_back_as_it_was_and_is_nobody_elses_to_read(tmp_path: Path)
     assert kept.directory.stat().st_mode & 0o777 == 0o700
     assert file(kept).stat().st_mode & 0o777 == 0o600
     assert file(kept).name.startswith("cvae-fp32-16-")
+
+
+def test_a_cache_that_may_only_be_read_is_read(kept: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(plans.os, "utime", refuse)
+    assert kept.load(KEY) == PLAN
 
 
 @pytest.mark.parametrize("part", list(KEY))

@@ -21,7 +21,7 @@ class Kept:
 
     def __init__(self) -> None:
         self.lost: Counter[tuple[str, str]] = Counter()
-        self.waiting = Waiting(self.tally, live=True, hop=HOP)
+        self.waiting = Waiting(self.tally, live=True, hop=HOP, widest=3)
 
     def tally(self, stage: str, reason: str, detector: str, count: int = 1) -> None:
         assert stage == "inference"
@@ -80,7 +80,7 @@ async def test_what_is_too_old_goes_before_and_behind_the_gate() -> None:
     assert kept.lost.total() == 6
 
 
-@pytest.mark.parametrize(("stride", "left"), [(1, 16), (2, 8), (4, 4)])
+@pytest.mark.parametrize(("stride", "left"), [(1, 16), (2, 8), (3, 5)])
 def test_a_coarser_hop_leaves_out_the_same_windows_in_every_batch(stride: int, left: int) -> None:
     level = next(level for level in Level if level.stride == stride)
     found: set[int] = set()
@@ -97,6 +97,14 @@ def test_a_coarser_hop_leaves_out_the_same_windows_in_every_batch(stride: int, l
         assert kept.waiting.open["H1"] == len(windows)
         assert len(numbers) != 16 or len(windows) == left
     assert all(number % stride == 0 for number in found)
+
+
+@pytest.mark.parametrize(("widest", "left"), [(1, 16), (2, 8), (5, 5)])
+def test_a_hop_is_never_so_coarse_that_a_signal_falls_between_two_windows(widest: int, left: int) -> None:
+    waiting = Waiting(lambda *_: None, live=True, hop=HOP, widest=widest)
+    thinned = waiting.thinned(batch(range(16)), Level.NEWEST_WINDOWS)
+    assert thinned is not None
+    assert len(thinned.batch.windows) == left
 
 
 async def test_unweighted_posteriors_are_made_a_spectrum_at_a_time_and_given_up_oldest_first() -> None:

@@ -55,7 +55,8 @@ class Plans:
                 path = place / _name(key)
                 _check(path.lstat(), stat.S_ISREG, 0o022)
                 plan = _read(path, key)
-                os.utime(path)
+                with suppress(OSError):  # a cache that may only be read
+                    os.utime(path)
         except FileNotFoundError:
             return None
         except (OSError, snapshot.SnapshotError) as problem:

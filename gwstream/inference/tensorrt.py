@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-FAILURES = (RuntimeError, ValueError, TypeError, AssertionError, OSError)
-"""What torch, torch-tensorrt and CUDA raise; ``torch.cuda.OutOfMemoryError`` is the first of them."""
+FAILURES = (RuntimeError, ValueError, TypeError, AssertionError, OSError, AttributeError, LookupError, ImportError)
+"""What torch, CUDA and torch-tensorrt, of another version too, raise: ``torch.cuda.OutOfMemoryError`` is the first."""
 
 _OPEN: list[Any] = []
 """Entered, and never left: the CUDA graphs that they turn on are the process's, and stay as long as the daemon."""

@@ -95,7 +95,7 @@ class Metrics:
             registry=r,
         )
         self._queue = Gauge("gwstream_queue_depth", "Records waiting before a stage.", ["stage"], registry=r)
-        about = "What is done for live windows, 0: all; 2: fewer draws; 3, 4: every second, fourth window; 5: newest."
+        about = "What is done for live windows, 0: all; 2: fewer draws; 3, 4: every second, third window; 5: newest."
         self._load = Gauge("gwstream_load_level", about, registry=r)
         self._outbox = Gauge("gwstream_outbox_used_ratio", "Used part of publish.queue.", registry=r)
         self._batches = Counter("gwstream_batches_total", "Batches by bucket.", ["bucket"], registry=r)

@@ -8,10 +8,11 @@ from gwstream.source.report import REASONS as SOURCE
 
 MEANINGS: Mapping[str, Mapping[str, str]] = {
     "source": SOURCE,
+    "conditioning": {"absurd": "a window of numbers that no detector gives, a billion standard deviations and more"},
     "inference": {
         "unweighted": "under overload: an unweighted posterior that was not made (publish.every_window)",
-        "fewer_draws": "under overload: a posterior with a quarter of its draws",
-        "coarser_hop": "under overload: a window that was left out, every second or three of four",
+        "fewer_draws": "under overload: a posterior with a quarter of its draws, or 500",
+        "coarser_hop": "under overload: a window that was left out, every second or two of three",
         "overload": "under overload: a window that waited for longer than inference.latency_target, or one too many",
         "engine_given_up": "an engine failed, or strayed from torch: the next one serves, and nothing is lost",
         "stopped": "the daemon was told to stop before they were judged",

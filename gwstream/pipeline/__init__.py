@@ -14,6 +14,8 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
+
 from gwstream.batching import Batcher
 from gwstream.conditioning import State
 from gwstream.pipeline.channel import Channel, Closed
@@ -28,6 +30,7 @@ from gwstream.records import NANO, Batch, Gap, Strain, Window
 __all__ = ["UNWEIGHTED", "Parts", "run"]
 
 RECORDS = 4  # strain records a detector that wait for conditioning
+ABSURD = 1e9  # standard deviations; what is a hundred thousand times louder breaks the arithmetic behind the gate
 CUTS = 4  # records' worth of windows that wait for batching
 
 
@@ -47,7 +50,9 @@ class _Pipeline:
         self._conditioning_thread = conditioning
         self._records = {name: Channel[tuple[Strain | Gap, Journey]](RECORDS) for name in parts.source.detectors}
         self._cuts = Channel[Cut](CUTS)
-        self._waiting = Waiting(parts.tally, live=parts.source.live, hop=parts.spec.hop)
+        low, high = parts.prior.time
+        widest = max(1, int((high - low) * parts.spec.rate / parts.spec.hop))
+        self._waiting = Waiting(parts.tally, live=parts.source.live, hop=parts.spec.hop, widest=widest)
         self._judging = Judging(parts, self._waiting, inference, self)
         self._conditioned = 0  # detectors that are over
         self._states: dict[str, State] = {}  # of the conditioners, after the windows that are open were cut
@@ -122,6 +127,7 @@ class _Pipeline:
 
         async for record, journey in self._records[detector]:
             begin, windows, state, end = await self._conditioning_thread.run(push, record)
+            windows = self._credible(detector, windows)
             if state is not None:
                 self._states[detector] = state
             self.spent("conditioning", journey.left("source"), end)
@@ -138,6 +144,13 @@ class _Pipeline:
         self._conditioned += 1
         if self._conditioned == len(self._records):
             self._cuts.close()
+
+    def _credible(self, detector: str, windows: list[Window]) -> list[Window]:
+        """Windows without those of numbers that no detector gives, which end single precision; they are counted."""
+        kept = [window for window in windows if float(np.abs(window.samples).max()) < ABSURD]
+        if len(kept) < len(windows):
+            self._parts.tally("conditioning", "absurd", detector, len(windows) - len(kept))
+        return kept
 
     async def _batch(self) -> None:
         batcher = Batcher(self._parts.config.batching)

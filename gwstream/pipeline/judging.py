@@ -22,7 +22,7 @@ from gwstream.summary import News, Summarizer
 log = logging.getLogger("inference")
 
 LOOK = 0.25  # s between two looks at what waits
-FEWEST = 100  # draws a posterior has at least
+FEWEST = 500  # draws it has at least, if as many are set: with few more than `low_ess` all would be suspect
 
 
 class Flow(Protocol):
@@ -157,7 +157,6 @@ class Judging:
             return done, *summarizer.own(posterior)
 
         done, summaries, news = await self._thread.run(work)
-        self._waiting.judged(window.detector)
         journey = pending.journey.then("inference", done)
         self._flow.spent("inference", journey.left("batching"), done)
         await self._hand_on(summaries, window, journey, level)
@@ -165,6 +164,7 @@ class Judging:
             changes = await self._thread.run(summarizer.together, news)
             if changes:
                 await self._hand_on(changes, window, journey, level)
+        self._waiting.judged(window.detector)  # now that all it has led to is on its way
 
     async def _unweighted(self, some: Sequence[Quiet]) -> None:
         """Unweighted posteriors, always in a bucket of one size, so that their bytes do not hang on how many came."""
@@ -178,14 +178,15 @@ class Judging:
         done, summaries = await self._thread.run(work)
         end = time.monotonic_ns()
         for one, summary in zip(some, summaries, strict=True):
-            self._waiting.judged(summary.detector)
             journey = one.journey.then("inference", done).then("summary", end)
             await self._outbound.send((summary,), one.trigger.window, journey, Level.ALL)
+            self._waiting.judged(summary.detector)
+        self._flow.tell_depths()
 
     def _draws(self, level: Level, detector: str) -> int:
         """Of a posterior at a level; fewer than are set are counted."""
         wanted = self._parts.config.inference.draws
-        draws = wanted if level < Level.FEWER_DRAWS else max(wanted // FEWER, FEWEST)
+        draws = wanted if level < Level.FEWER_DRAWS else min(wanted, max(wanted // FEWER, FEWEST))
         if draws < wanted:
             self._parts.tally("inference", "fewer_draws", detector)
         return draws

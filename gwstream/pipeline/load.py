@@ -1,7 +1,7 @@
 """How much of the live strain is judged, and how well, when there is more of it than the machine can hold. Pure.
 
-What is given up, in this order, each level with all before it: unweighted posteriors; draws; every second window; three
-of four; and in the end whatever has waited for longer than the target, oldest first. A level is entered where windows
+What is given up, in this order, each level with all before it: unweighted posteriors; draws; every second window; two
+of three; and in the end whatever has waited for longer than the target, oldest first. A level is entered where windows
 wait for too long and the work falls behind the strain; it is left again, one at a time, after a calm that grows with
 every attempt that was too early. Work that catches up, as after a restart that finds minutes of strain, is no overload.
 """
@@ -27,7 +27,7 @@ class Level(IntEnum):
     WEIGHTED_ONLY = 1
     FEWER_DRAWS = 2
     HALF_OF_WINDOWS = 3
-    QUARTER_OF_WINDOWS = 4
+    THIRD_OF_WINDOWS = 4
     NEWEST_WINDOWS = 5
 
     @property
@@ -38,7 +38,7 @@ class Level(IntEnum):
     @property
     def stride(self) -> int:
         """One window of so many is judged."""
-        return {Level.HALF_OF_WINDOWS: 2, Level.QUARTER_OF_WINDOWS: 4, Level.NEWEST_WINDOWS: 4}.get(self, 1)
+        return {Level.HALF_OF_WINDOWS: 2, Level.THIRD_OF_WINDOWS: 3, Level.NEWEST_WINDOWS: 3}.get(self, 1)
 
 
 @dataclass(frozen=True, slots=True)

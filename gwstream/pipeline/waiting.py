@@ -26,12 +26,13 @@ class Waiting:
     judged nor given up.
 
     ``live``: what is too much is given up and counted; else whoever brings it waits. ``hop``: samples between windows.
+    ``widest``: hops, at most, between windows that still see every signal where they may have it.
     """
 
-    def __init__(self, tally: Tally, *, live: bool, hop: int) -> None:
+    def __init__(self, tally: Tally, *, live: bool, hop: int, widest: int) -> None:
         self._tally = tally
         self._live = live
-        self._hop = hop
+        self._hop, self._widest = hop, widest
         self.batches = Channel[Batched](BATCHES, self._overload) if live else Channel[Batched](BATCHES_AT_REST)
         self._pending: list[Pending] = []  # a heap
         self._quiet: deque[Quiet] = deque()
@@ -51,8 +52,8 @@ class Waiting:
 
     @property
     def depth(self) -> int:
-        """Batches before the gate and windows behind it."""
-        return len(self.batches) + len(self._pending)
+        """Batches before the gate, and windows that wait for their posterior."""
+        return len(self.batches) + len(self._pending) + len(self._quiet)
 
     @property
     def nothing(self) -> bool:
@@ -130,7 +131,8 @@ class Waiting:
 
     def thinned(self, batched: Batched, level: Level) -> Batched | None:
         """What is judged of a batch at a level; None: nothing. Which windows go is a matter of their GPS time."""
-        kept = [k for k, w in enumerate(batched.batch.windows) if w.start // self._hop % level.stride == 0]
+        stride = min(level.stride, self._widest)
+        kept = [k for k, w in enumerate(batched.batch.windows) if w.start // self._hop % stride == 0]
         windows = batched.batch.windows
         if len(kept) == len(windows):
             return batched

@@ -157,6 +157,8 @@ class Store:
     def _prune(self, now: int) -> Counter[str]:
         """Keep the archive's bounds. Where it holds too much, unweighted posteriors go first."""
         why = self._prune_of("kind = 'unweighted' AND state <> 0", now)
+        if why.total() == PRUNED_AT_ONCE:  # there may be more of them: the others' turn has not come
+            return why
         return why + self._prune_of("state <> 0", now)
 
     def _prune_of(self, what: str, now: int) -> Counter[str]:
