@@ -91,8 +91,8 @@ bench-page: $(VENV)/.test ## what the live page costs the daemon and the browser
 site: $(VENV)/.test ## the documents as a site, build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file tools/mkdocs.yml
 
-bench: bench-latency bench-conditioning bench-inference bench-engines bench-scaling bench-replay bench-capacity \
-  bench-restart bench-network ## all that take under ten minutes each (three quarters of an hour)
+SHORT := latency conditioning inference engines floors overload page scaling replay capacity restart network
+bench: $(SHORT:%=bench-%) ## all that take ten minutes each at most (nearly an hour)
 
 bench-latency: $(VENV)/.test ## latency from a frame's rename to an event, stage by stage (6 minutes)
 	$(BIN)/python benchmarks/latency.py

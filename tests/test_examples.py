@@ -170,11 +170,11 @@ async def test_good_events_become_valid_alerts(tmp_path: Path) -> None:
     assert alert["event"]["far"] == 1e-5
 
 
-def told(kind: str, number: int = 0, detector: str = "H1", state: str = "") -> Message:
+def told(kind: str, number: int = 0, detector: str = "H1", **event: Any) -> Message:
     out = outgoing(number, detector, kind)
-    if state:
+    if event:
         assert out.summary.event is not None
-        out = replace(out, summary=replace(out.summary, event={**out.summary.event, "state": state}))
+        out = replace(out, summary=replace(out.summary, event={**out.summary.event, **event}))
     message = parse(payload(out, 0))
     assert isinstance(message, Message)
     return message
@@ -197,5 +197,10 @@ def test_an_alert_is_updated_and_taken_back_with_its_event() -> None:
     # one source after all: one alert stands, the other is taken back
     (kept, first), (dropped, second) = kinds(network)
     assert (kept, dropped, {first, second}) == ("UPDATE", "RETRACTION", {l1.id, v1.id})
-    assert kinds(told("network", detector="L1", state="withdrawn")) == [("RETRACTION", first)]
+    # what a member says later is in the network's next word, and no event of its own
+    assert kinds(told("event", detector="L1", id="E-L1-later", supersedes=[l1.id])) == []
+    later = told("network", detector="L1", id="N-later", supersedes=[network.id, "E-L1-later"])
+    assert kinds(later) == [("UPDATE", first)]
+    withdrawn = told("network", detector="L1", id="N-later", supersedes=[network.id], state="withdrawn")
+    assert kinds(withdrawn) == [("RETRACTION", first)]
     assert kinds(told("network", detector="L1", state="withdrawn")) == []  # nobody was told of it

@@ -26,27 +26,27 @@ class Alerts:
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
-        self._told: OrderedDict[str, str] = OrderedDict()  # superevent by the id of the event that tells it now
+        self._told: OrderedDict[str, str] = OrderedDict()  # superevent by the ids of the events that have told it
+        self._joint: OrderedDict[str, None] = OrderedDict()  # superevents that a network event tells
 
     def of(self, message: Message) -> Iterator[dict[str, Any]]:
         """The alerts that an event leads to: a new one, an update, and the retraction of what is no more."""
         if not isinstance(message, Event | NetworkEvent):
             return
-        told = [self._told.pop(name) for name in (message.id, *message.supersedes) if name in self._told]
-        known = list(dict.fromkeys(told))  # events of several detectors that are one now
+        ids, joint = (message.id, *message.supersedes), isinstance(message, NetworkEvent)
+        known = list(dict.fromkeys(self._told[name] for name in ids if name in self._told))
         if isinstance(message, NetworkEvent) and message.withdrawn:
+            self._told = OrderedDict((event, name) for event, name in self._told.items() if name not in known)
             yield from (self._alert(name, "RETRACTION", None) for name in known)
         elif known or message.good:
             name = known[0] if known else message.id
-            self._remember(message.id, name)
-            if message.good:
+            merged = [event for event, other in self._told.items() if other in known[1:]]
+            remember(self._told, dict.fromkeys((*ids, *merged), name))
+            if joint:
+                remember(self._joint, {name: None})
+            if message.good and (joint or name not in self._joint):  # a member's own update is in the network's
                 yield self._alert(name, "UPDATE" if known else "PRELIMINARY", self._event(message))
             yield from (self._alert(other, "RETRACTION", None) for other in known[1:])
-
-    def _remember(self, event: str, name: str) -> None:
-        self._told[event] = name
-        if len(self._told) > REMEMBERED:
-            self._told.popitem(last=False)
 
     def _event(self, message: Event | NetworkEvent) -> dict[str, Any]:
         instruments = list(message.members) if isinstance(message, NetworkEvent) else [message.detector]
@@ -68,6 +68,15 @@ class Alerts:
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         common = {"alert_type": kind, "time_created": now, "superevent_id": name}
         return {**common, "event": event, "external_coinc": None, "urls": {}}
+
+
+def remember(table: OrderedDict[str, Any], more: dict[str, Any]) -> None:
+    """Put them last, and let the oldest go."""
+    for name, value in more.items():
+        table[name] = value
+        table.move_to_end(name)
+    while len(table) > REMEMBERED:
+        table.popitem(last=False)
 
 
 def utc(gps: float) -> str:

@@ -70,7 +70,13 @@ def _demo(commands: Commands) -> None:
         default=Path("demo-output"),
         help="folder for pictures, messages and log (default: %(default)s)",
     )
-    to.add_argument("--frames", type=Path, metavar="DIR", help="only write the frames, in DIR/H1 and DIR/L1")
+    to.add_argument(
+        "--frames",
+        type=Path,
+        metavar="DIR",
+        help="only write the frames, in DIR/H1 and DIR/L1; the daemon that reads them tells of an event of now, marked"
+        " in no way, so let its broker be your own",
+    )
 
 
 def _call_demo(args: argparse.Namespace) -> int:

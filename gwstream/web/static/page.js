@@ -12,7 +12,9 @@ posteriors.listen(detail, detectors.overlay);
 function connect() {
   const source = new EventSource("/events");
   const hear = (kind, act) => source.addEventListener(kind, ({ data }) => act(JSON.parse(data)));
+  let live = false; // while history is told: the trends have it already
   source.onopen = () => {
+    live = false;
     posteriors.reset();
     detectors.clear();
     glance.link("link-page", "ok", "live");
@@ -44,7 +46,6 @@ function connect() {
   });
   hear("amend", posteriors.amend);
   hear("networks", (message) => glance.networks(message, posteriors.choose));
-  let live = false; // before, the trends have it
   hear("history", () => {
     live = true;
     posteriors.caughtUp();

@@ -58,7 +58,7 @@ function settle() {
   $("none").hidden = posteriors.length > 0;
   $("legend").hidden = !posteriors.length;
   $("count").textContent = posteriors.length ? `last ${posteriors.length}` : "";
-  if (!at(selected)) follow();
+  if (!history && !at(selected)) follow(); // while history is told, what is selected may still come
 }
 
 // Who else has seen it: the detectors of its network event.
