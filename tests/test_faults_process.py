@@ -133,7 +133,7 @@ def test_an_engine_that_fails_and_then_the_last_one(folder: Path, fault: str) ->
 
 
 STAGES = ("model", "frame", "conditioning", "gate", "posterior", "summary", "disk", "state")
-QUICK = ("model", "frame", "posterior", "disk")
+QUICK = ("model", "posterior")
 
 
 @pytest.mark.parametrize("stage", [pytest.param(one, marks=() if one in QUICK else pytest.mark.slow) for one in STAGES])

@@ -148,6 +148,7 @@ def test_sources_join_on_to_themselves(load: Any, tmp_path: Path, monkeypatch: p
     assert np.array_equal(*data)
 
 
+@pytest.mark.slow  # in real time: it wants the machine for itself
 @pytest.mark.timeout(LONG)
 def test_the_daemon_of_a_short_capacity_run_judges_what_it_is_given(load: Any) -> None:
     table = ran(
