@@ -37,6 +37,10 @@ class EngineNews:
         listener(self.serving)
         self._listeners.append(listener)
 
+    def silence(self) -> None:
+        """Nobody hears of anything from here on."""
+        self._listeners.clear()
+
     def told(self, serving: Serving) -> None:
         """There is news; callable from any thread."""
         self._serving = serving
@@ -95,6 +99,15 @@ class Judge:
         if not self.config.calibration.interval:
             return None
         return Calibration(self.config, self.model.spec, self.prior, self.inference, live=live, tally=tally)
+
+    def like(self, other: Judge) -> bool:
+        """Whether known signals that ``other`` has judged tell of this one, too: thresholds may differ."""
+        return self._known == other._known
+
+    @property
+    def _known(self) -> tuple[object, ...]:
+        inference = self.config.inference.model_dump(exclude={"model", "cache", "gate_snr"})
+        return self.model.hash, self.prior, inference, self.config.calibration
 
 
 def of_engine(serving: Serving) -> dict[str, object]:

@@ -26,6 +26,9 @@ Detector-frame solar masses (mass_1 >= mass_2), Gpc, seconds after the window's 
 LOADS = ("all", "weighted only", "fewer draws", "every second window", "every third window", "newest windows")
 """What is done for live windows, by level of load: see `gwstream.pipeline.load`."""
 
+RELOADS = ("done", "refused")
+"""What comes of a reload: see `gwstream.reload`."""
+
 
 def gps_ns(start: int, rate: int) -> int:
     """GPS time in integer ns of sample number ``start`` at ``rate`` Hz, rounded to the nearest ns."""

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
@@ -46,6 +47,17 @@ class Life:
     def ready(self, status: str = "running") -> None:
         """All is up; units that wait for the daemon may go on."""
         log.info("ready: %s", status)
+        self._up(status)
+
+    def reloading(self) -> None:
+        """Settings are read again."""
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def reloaded(self, status: str = "") -> None:
+        """That is over, for better or worse; ``status``: what is said from here on, where that has changed."""
+        self._up(status or self.said)
+
+    def _up(self, status: str) -> None:
         self.said = status
         notify(f"READY=1\nSTATUS={status}")
 

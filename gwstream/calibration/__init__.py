@@ -87,6 +87,11 @@ class Calibration:
         self._told = {name: ledger.report().part() for name, ledger in self._ledgers.items()}
         self._costs: deque[float] = deque([FIRST_COST], maxlen=COSTS)
 
+    def go_on(self, before: Calibration) -> None:
+        """With what another knows, whose signals were judged by the same model in the same way."""
+        self._streams, self._ledgers, self._told = before._streams, before._ledgers, before._told
+        self._costs = before._costs
+
     def told(self, detector: str) -> Mapping[str, object]:
         """What messages of ``detector`` say now."""
         return self._told[detector]

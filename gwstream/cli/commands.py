@@ -28,7 +28,9 @@ def _run(commands: Commands) -> None:
         commands,
         "run",
         _call_run,
-        "Run the daemon. SIGTERM or Ctrl-C lets it finish what it has read; a second one ends it at once.",
+        "Run the daemon. SIGTERM or Ctrl-C lets it finish what it has read; a second one ends it at once."
+        "\nSIGHUP lets it read CONFIG again: model, engine and thresholds change between two windows. Where something"
+        "\nis wrong, or cannot change without a restart, all goes on as it was, and the log says why.",
         "  gwstream run /etc/gwstream/gwstream.toml\n",
     )
     command.add_argument("config", type=Path, metavar="CONFIG", help="settings, such as deploy/gwstream.toml")
@@ -37,10 +39,13 @@ def _run(commands: Commands) -> None:
 def _call_run(args: argparse.Namespace) -> int:
     from gwstream.config import load
 
-    config = _spoken(load(args.config), args)
+    def read() -> Config:
+        return _spoken(load(args.config), args)
+
+    config = read()
     from gwstream import daemon  # takes seconds: a wrong setting is said first
 
-    return daemon.run(config)
+    return daemon.run(config, read=read)
 
 
 def _spoken(config: Config, args: argparse.Namespace) -> Config:

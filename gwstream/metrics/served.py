@@ -1,11 +1,11 @@
-"""What is served: the model, and the engine that runs it."""
+"""What is served: the model, the engine that runs it, and how often both were taken anew."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from gwstream.inference.parity import Serving
-from gwstream.records import Tally
+from gwstream.records import RELOADS, Tally
 
 
 class Served:
@@ -17,9 +17,21 @@ class Served:
         self._given_up = 0
         names = ["name", "version", "hash", "engine"]
         self._model = Gauge("gwstream_model_info", "Model served.", names, registry=registry)
+        about = "Times that settings were read again, by what came of it."
+        self._reloads = Counter("gwstream_reloads_total", about, ["result"], registry=registry)
+        for result in RELOADS:
+            self._reloads.labels(result)
+
+    def reloaded(self, result: str) -> None:
+        """Settings were read again; ``result``: one of `RELOADS`."""
+        self._reloads.labels(result).inc()
 
     def model(self, name: str, version: str, digest: str, engine: str) -> None:
-        """What is served; ``digest``: of the weights, of which twelve digits are shown."""
+        """What is served from here on; ``digest``: of the weights, of which twelve digits are shown."""
+        self._given_up = 0
+        self._label(name, version, digest, engine)
+
+    def _label(self, name: str, version: str, digest: str, engine: str) -> None:
         if self._labels:
             self._model.remove(*self._labels)
         self._labels = name, version, digest[:12], engine
@@ -33,4 +45,4 @@ class Served:
             self._given_up += news
         if self._labels and self._labels[-1] != serving.engine:
             name, version, digest, _ = self._labels
-            self.model(name, version, digest, serving.engine)
+            self._label(name, version, digest, serving.engine)

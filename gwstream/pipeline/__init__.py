@@ -3,7 +3,8 @@
     source ─ a reader a detector ─► conditioning ─ a thread ─► batching ─► inference, summary ─ a thread ─► publish
 
 A source that comes faster than strain can be conditioned is made to wait. Windows of live strain that come faster than
-they can be judged are judged less well, then fewer of them, as `load` has it; those of any other source wait. A source
+they can be judged are judged less well, then fewer of them, as `load` has it; those of any other source wait. What
+judges can be replaced on the way (`succession`): each window is judged once, by one or the other. A source
 that ends, or ``stop``, drains what was read. A stage that fails takes everything down.
 """
 
@@ -23,37 +24,38 @@ from gwstream.pipeline.journey import Batched, Cut, Journey
 from gwstream.pipeline.judging import Judging
 from gwstream.pipeline.parts import Parts
 from gwstream.pipeline.progress import Taken
+from gwstream.pipeline.succession import Succession, Successor
 from gwstream.pipeline.waiting import UNWEIGHTED, Waiting
 from gwstream.pipeline.worker import Worker
 from gwstream.records import NANO, Batch, Gap, Strain, Window
 
-__all__ = ["UNWEIGHTED", "Parts", "run"]
+__all__ = ["UNWEIGHTED", "Parts", "Succession", "Successor", "run"]
 
 RECORDS = 4  # strain records a detector that wait for conditioning
 ABSURD = 1e9  # standard deviations; what is a hundred thousand times louder breaks the arithmetic behind the gate
 CUTS = 4  # records' worth of windows that wait for batching
 
 
-async def run(parts: Parts, stop: asyncio.Event) -> None:
+async def run(parts: Parts, stop: asyncio.Event, succession: Succession | None = None) -> None:
     """Until the source is over or ``stop`` is set, and what was read is published.
 
     After ``stop``, ``service.drain`` seconds are left for that; what is not done by then is counted and dropped.
-    An exception in any stage ends all of them and comes out in an exception group.
+    ``succession``: where others come to judge. An exception in any stage ends all of them and comes out in an exception
+    group.
     """
     with Worker("conditioning", parts.health) as conditioning, Worker("inference", parts.health) as inference:
-        await _Pipeline(parts, conditioning, inference).run(stop)
+        await _Pipeline(parts, succession or Succession(), conditioning, inference).run(stop)
 
 
 class _Pipeline:
-    def __init__(self, parts: Parts, conditioning: Worker, inference: Worker) -> None:
+    def __init__(self, parts: Parts, succession: Succession, conditioning: Worker, inference: Worker) -> None:
         self._parts = parts
+        self._succession = succession
         self._conditioning_thread = conditioning
         self._records = {name: Channel[tuple[Strain | Gap, Journey]](RECORDS) for name in parts.source.detectors}
         self._cuts = Channel[Cut](CUTS)
-        low, high = parts.prior.time
-        widest = max(1, int((high - low) * parts.spec.rate / parts.spec.hop))
-        self._waiting = Waiting(parts.tally, live=parts.source.live, hop=parts.spec.hop, widest=widest)
-        self._judging = Judging(parts, self._waiting, inference, self)
+        self._waiting = Waiting(parts.tally, live=parts.source.live, hop=parts.spec.hop, widest=parts.widest)
+        self._judging = Judging(parts, self._waiting, inference, self, succession)
         self._conditioned = 0  # detectors that are over
         self._states: dict[str, State] = {}  # of the conditioners, after the windows that are open were cut
         self._deadline: float | None = None  # of the drain, once told to stop
@@ -133,11 +135,11 @@ class _Pipeline:
             self.spent("conditioning", journey.left("source"), end)
             journey = journey.then("conditioning_queue", begin).then("conditioning", end)
             if conditioner.whitener is not None:
-                self._judging.fresh[detector] = conditioner.whitener
+                self._judging.fresh[detector] = self._succession.whiteners[detector] = conditioner.whitener
             for observer in self._parts.observers:
                 observer.conditioned(detector, windows, conditioner.whitener)
-            if self._parts.calibration is not None:
-                self._parts.calibration.conditioned(record, windows, loop.time())
+            if (calibration := self._judging.calibration) is not None:
+                calibration.conditioned(record, windows, loop.time())
             if windows:
                 self._waiting.come(detector, len(windows))
                 await self._cuts.put(Cut(windows, journey))

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol
 
 from gwstream.pipeline.channel import Closed
@@ -14,6 +15,7 @@ from gwstream.pipeline.journey import Batched, Journey, Pending, Quiet
 from gwstream.pipeline.load import FEWER, Level, Load
 from gwstream.pipeline.outbound import Outbound
 from gwstream.pipeline.parts import CalibrationLike, Parts
+from gwstream.pipeline.succession import Succession
 from gwstream.pipeline.waiting import UNWEIGHTED, Waiting
 from gwstream.pipeline.worker import Worker
 from gwstream.records import Summary, Trigger, Whitener, Window
@@ -39,10 +41,13 @@ class Flow(Protocol):
 
 
 class Judging:
-    """Judges what is in ``waiting`` with ``thread``, and hands on what comes of it."""
+    """Judges what is in ``waiting`` with ``thread``, and hands on what comes of it. ``succession``: by what, later."""
 
-    def __init__(self, parts: Parts, waiting: Waiting, thread: Worker, flow: Flow) -> None:
+    def __init__(self, parts: Parts, waiting: Waiting, thread: Worker, flow: Flow, succession: Succession) -> None:
         self._parts = parts
+        self._succession = succession
+        succession.wake = self._wake
+        self._idle = False  # nothing is in hand, and nothing waits
         self._live = parts.source.live
         self._waiting = waiting
         self._thread = thread
@@ -58,6 +63,11 @@ class Judging:
         self._every = parts.config.publish.every_window
         levels = tuple(level for level in Level if self._every or level != Level.WEIGHTED_ONLY)
         self._load = Load(self._target, rate, levels)
+
+    @property
+    def calibration(self) -> CalibrationLike | None:
+        """Known signals, where there are such now."""
+        return self._parts.calibration
 
     async def watch(self) -> None:
         """See how live strain is kept up with, until cancelled. Other strain waits, and is never shed."""
@@ -76,6 +86,7 @@ class Judging:
         """Gate what waits, then make the most urgent posterior, then unweighted ones, and look again each time."""
         with suppress(Closed):
             while True:
+                self._take_over()
                 if self._load.level == Level.NEWEST_WINDOWS:
                     self._waiting.shed_old(self._target)
                 if self._load.level >= Level.WEIGHTED_ONLY:
@@ -87,6 +98,30 @@ class Judging:
                     await self._unweighted(self._waiting.next_quiet())
                 else:
                     await self._judge()
+
+    def _wake(self) -> None:
+        """A successor has come: it need not wait for the next window where nothing is in hand."""
+        if self._idle:
+            self._take_over()
+
+    def _take_over(self) -> None:
+        """Let a successor, if there is one, judge from here on."""
+        successor = self._succession.take()
+        if successor is None:
+            return
+        successor.summarizer.go_on(self.summarizer)
+        self.summarizer = successor.summarizer
+        self._parts = replace(
+            self._parts,
+            config=successor.config,
+            inference=successor.inference,
+            prior=successor.prior,
+            calibration=successor.calibration,
+        )
+        self._waiting.widest = self._parts.widest
+        self._outbound.go_on(self._parts)
+        self.fresh |= self._succession.whiteners  # it has not seen those that others came with meanwhile
+        successor.taken()
 
     async def _judge(self) -> None:
         """Gate the next batch, or prepare for it."""
@@ -101,13 +136,22 @@ class Judging:
         """The next batch, or None after a known signal was judged while none came."""
         calibration = self._parts.calibration
         if calibration is None or self._waiting.pending or self.stopping:
-            return await self._waiting.batches.get()
+            return await self._come()
         due = calibration.due(asyncio.get_running_loop().time())
         if self._live or due is None:
             with suppress(TimeoutError):
-                return await self._waiting.batches.get(due)
-        await self._calibrate(calibration)
+                return await self._come(due)
+        if calibration is self._parts.calibration:  # no other has come meanwhile
+            await self._calibrate(calibration)
         return None
+
+    async def _come(self, until: float | None = None) -> Batched:
+        """The next batch, as `Channel.get` has it; meanwhile nothing is in hand."""
+        self._idle = True
+        try:
+            return await self._waiting.batches.get(until)
+        finally:
+            self._idle = False
 
     async def _calibrate(self, calibration: CalibrationLike) -> None:
         """Judge a known signal. Should live strain come meanwhile after all, that is counted."""

@@ -16,7 +16,7 @@ class Followed:
     """
 
     def __init__(self, wait: float, tally: Tally) -> None:
-        self._wait = wait
+        self.wait = wait
         self._tally = tally
         self._made: OrderedDict[str, int] = OrderedDict()
 
@@ -32,6 +32,6 @@ class Followed:
         names = summary.event["supersedes"]
         assert isinstance(names, list)
         first = min((self._made[name] for name in names if name in self._made), default=0)
-        if first and now - first > self._wait * NANO:
+        if first and now - first > self.wait * NANO:
             self._tally("summary", "late_coincidence", summary.detector)
         return first

@@ -18,6 +18,11 @@ class Outbound:
         self._parts = parts
         self._followed = Followed(parts.config.summary.network.wait, parts.tally)
 
+    def go_on(self, parts: Parts) -> None:
+        """With other parts, and what is known of the events so far."""
+        self._parts = parts
+        self._followed.wait = parts.config.summary.network.wait
+
     async def send(self, summaries: Sequence[Summary], window: Window, journey: Journey, level: Level) -> None:
         """Summaries that ``window`` has led to under the load ``level``; the journey ends where they were made."""
         end = journey.left("summary")

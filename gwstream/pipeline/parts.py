@@ -138,3 +138,9 @@ class Parts:
     observers: Sequence[Observer] = ()
     tally: Tally = silent
     health: Health = field(default_factory=Health)
+
+    @property
+    def widest(self) -> int:
+        """Hops, at most, between windows that still see every signal where the prior has it."""
+        low, high = self.prior.time
+        return max(1, int((high - low) * self.spec.rate / self.spec.hop))

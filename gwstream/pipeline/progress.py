@@ -61,6 +61,7 @@ class Progress:
         self._resting = False  # the pause since the last one is not over
         self._offered = asyncio.Event()
         self._closed = asyncio.Event()
+        self._hurry = asyncio.Event()  # the next one need not wait for the pause to be over
         self._ended = asyncio.Event()
         self._trouble = False
 
@@ -83,6 +84,11 @@ class Progress:
             return {}, make()
         return states, summarizer
 
+    def identify(self, identity: Mapping[str, object]) -> None:
+        """From here on the states hang on this. The next one is due at once, for that on disk fits no restart."""
+        self._identity = {"format": FORMAT, **identity}
+        self._hurry.set()
+
     @property
     def due(self) -> bool:
         """Whether it is time for a new one."""
@@ -102,13 +108,15 @@ class Progress:
             self._resting = True
             await self._save()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._closed.wait(), self._pause)
+                await asyncio.wait_for(self._hurry.wait(), self._pause)
+            self._hurry.clear()
             self._resting = False
         self._ended.set()
 
     async def close(self) -> None:
         """Let `run` save what was offered last, at once, and end."""
         self._closed.set()
+        self._hurry.set()
         self._offered.set()
         await self._ended.wait()
 

@@ -32,7 +32,7 @@ class Waiting:
     def __init__(self, tally: Tally, *, live: bool, hop: int, widest: int) -> None:
         self._tally = tally
         self._live = live
-        self._hop, self._widest = hop, widest
+        self._hop, self.widest = hop, widest
         self.batches = Channel[Batched](BATCHES, self._overload) if live else Channel[Batched](BATCHES_AT_REST)
         self._pending: list[Pending] = []  # a heap
         self._quiet: deque[Quiet] = deque()
@@ -131,7 +131,7 @@ class Waiting:
 
     def thinned(self, batched: Batched, level: Level) -> Batched | None:
         """What is judged of a batch at a level; None: nothing. Which windows go is a matter of their GPS time."""
-        stride = min(level.stride, self._widest)
+        stride = min(level.stride, self.widest)
         kept = [k for k, w in enumerate(batched.batch.windows) if w.start // self._hop % stride == 0]
         windows = batched.batch.windows
         if len(kept) == len(windows):

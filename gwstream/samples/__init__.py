@@ -131,17 +131,23 @@ class Keeper:
         self._prior = prior
         self._config = config
         self._kept = kept
-        self._posteriors: OrderedDict[str, Posterior] = OrderedDict()
+        self._posteriors: OrderedDict[str, tuple[Posterior, Prior, SummaryConfig]] = OrderedDict()
         self._lock = threading.Lock()
         self.gate = inference.gate
         self.unweighted = inference.unweighted
         self.prepare = inference.prepare
 
+    def heir(self, inference: InferenceLike, prior: Prior, config: SummaryConfig) -> Keeper:
+        """One of another inference. What both keep is kept together, and either knows all of it."""
+        heir = Keeper(inference, prior, config, self._kept)
+        heir._posteriors, heir._lock = self._posteriors, self._lock
+        return heir
+
     def infer(self, trigger: Trigger, bucket: int, draws: int | None = None) -> Posterior:
         """As the inference does it."""
         posterior = self._inference.infer(trigger, bucket, draws)
         with self._lock:
-            self._posteriors[posterior.id] = posterior
+            self._posteriors[posterior.id] = posterior, self._prior, self._config
             while len(self._posteriors) > self._kept:
                 self._posteriors.popitem(last=False)
         return posterior
@@ -149,8 +155,8 @@ class Keeper:
     def document(self, name: str) -> bytes | None:
         """Of the posterior or event called ``name``; None: it is not known any more. Takes some 10 ms."""
         with self._lock:
-            posterior = self._posteriors.get(posterior_of(name))
-        return None if posterior is None else Drawn.of(posterior, self._prior, self._config).document()
+            found = self._posteriors.get(posterior_of(name))
+        return None if found is None else Drawn.of(*found).document()
 
 
 def posterior_of(name: str) -> str:

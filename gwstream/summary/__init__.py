@@ -66,6 +66,14 @@ class Summarizer:
         if self._network and state["network"]:
             self._network.restore(state["network"])
 
+    def go_on(self, before: Summarizer) -> None:
+        """With the events of another. With those of its network only where the masses have the same prior: what the
+        network keeps of a member is a likelihood over that."""
+        state = before.state()
+        if (self._prior.mass, self._prior.min_ratio) != (before._prior.mass, before._prior.min_ratio):
+            state["network"] = None
+        self.restore(state)
+
     def add(self, posterior: Posterior) -> tuple[Summary, ...]:
         """The summary of the posterior; then, if it is new or now better told, that of its event; then what that
         changes in the network."""

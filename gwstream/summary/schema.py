@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gwstream.records import LOADS, PARAMETERS
+from gwstream.records import LOADS, PARAMETERS, RELOADS
 from gwstream.summary import network
 from gwstream.summary.message import DISTANCE_DENSITIES, NOISES, REASONS, UNITS, UNWEIGHTED
 from gwstream.summary.shapes import COUNT, GPS, MAYBE, NS, NUMBER, TEXT, Schema, opened, or_null, record, says
@@ -71,6 +71,7 @@ def _status() -> Schema:
         load=says({"enum": list(LOADS)}, "what is done for live windows: less than all where the daemon is overloaded"),
         detectors=says(opened(record(), opened(record(state={"enum": list(STATES)}))), "state of the PSD by detector"),
         calibration=says(opened(record(), {"$ref": "#/$defs/calibration"}), "how known signals fare, by detector"),
+        reload=says(_reload(), "what came of the last reload"),
     )
     return opened(known) | {"required": ["schema", "state", "instance"]}
 
@@ -82,6 +83,18 @@ def _parity() -> Schema:
             distance=says(NUMBER, "at the last check, in standard deviations of a posterior"),
             tolerance=says(NUMBER, "beyond which the engine is given up"),
             given_up=says({"type": "array", "items": given_up}, "engines that would have been preferred"),
+        )
+    )
+
+
+def _reload() -> Schema:
+    keys: Schema = {"type": "array", "items": TEXT}
+    return opened(
+        record(
+            result=says({"enum": list(RELOADS)}, "refused: all goes on as it was"),
+            gps=says(NUMBER, "GPS s, by the clock of the daemon's host"),
+            changed=says(keys, "settings that are others since; empty where it was refused"),
+            reason=says(TEXT, "why it was refused; else empty"),
         )
     )
 
