@@ -539,11 +539,16 @@ async def test_what_is_not_live_waits_and_loses_nothing() -> None:
 
 
 async def test_live_strain_that_comes_too_fast_is_given_up_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Held(FakeInference):
+        def gate(self, batch: Batch) -> Sequence[Trigger]:
+            assert self.hold is None or self.hold.wait(5)
+            return super().gate(batch)
+
     batches = 64
     monkeypatch.setattr("gwstream.pipeline.waiting.BATCHES", batches)
     seconds = 2 * batches
     source = FakeSource({"H1": [strain(n) for n in range(seconds)]}, live=True)
-    inference, lost = FakeInference({3: 0.75}), Counter[tuple[str, str, str]]()
+    inference, lost = Held({3: 0.75}), Counter[tuple[str, str, str]]()
     inference.hold = threading.Event()
     joined = parts(source, inference=inference, tally=lambda s, r, d, n=1: lost.update({(s, r, d): n}))
     running = asyncio.create_task(finish(joined))
