@@ -147,6 +147,15 @@ class CalibrationConfig(Section):
     false_alarm_days: float = Field(30.0, gt=0, description="days between two false alarms, at least, on average")
 
 
+class TriggersConfig(Section):
+    """Triggers from outside, on ``<prefix>/trigger``."""
+
+    enabled: bool = Field(False, description="whoever may write that topic can ask for posteriors")
+    buffer: float = Field(60.0, ge=2, le=3600, description="s of windows at hand for them")
+    wait: float = Field(10.0, ge=0, le=600, description="s that a trigger's time may lie ahead of the strain")
+    per_second: float = Field(1.0, gt=0, le=100, description="triggers, on average; more are refused")
+
+
 class PublishConfig(Section):
     """The broker and the topics."""
 
@@ -170,6 +179,7 @@ class PublishConfig(Section):
     samples_mb: float = Field(500.0, ge=0, description="MB of posteriors' weighted draws on disk at most; 0: none")
     every_window: bool = Field(False, description="unweighted posteriors of the windows that do not pass the gate")
     backoff: float = Field(5.0, gt=0, le=300, description="longest pause in s between two connection attempts")
+    triggers: TriggersConfig = TriggersConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> PublishConfig:

@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 
 from prometheus_client import CollectorRegistry
@@ -24,7 +25,7 @@ from gwstream.metrics import Metrics
 from gwstream.pipeline.parts import Parts, PublisherLike
 from gwstream.pipeline.progress import Progress
 from gwstream.pipeline.succession import Succession, Successor
-from gwstream.publish import Outbox, Publisher, check_broker
+from gwstream.publish import Desk, Outbox, Publisher, check_broker
 from gwstream.records import NANO
 from gwstream.reload import changed, renewed
 from gwstream.samples import Keeper
@@ -148,8 +149,15 @@ class _Daemon:
             metrics.storage(directory, lambda: outbox.durable)
         await stack.enter_async_context(outbox)
         await _reach(config.publish, known=outbox.used)
+        takes = config.publish.triggers.enabled
+        desk = Desk(config.publish, tally=metrics.tally, answered=metrics.answered) if takes else None
         self._publisher = publisher = Publisher(
-            config.publish, outbox=outbox, tally=metrics.tally, observers=(metrics, self.feed), health=self._health
+            config.publish,
+            outbox=outbox,
+            desk=desk,
+            tally=metrics.tally,
+            observers=(metrics, self.feed),
+            health=self._health,
         )
         publisher.tell(**self._judge.facts)
         self._judge.news.listen(lambda serving: publisher.tell(**of_engine(serving)))
@@ -158,7 +166,7 @@ class _Daemon:
         if directory is not None and isinstance(self._source, Resumable):
             settled = partial(_settled, outbox)
             self._progress = Progress(directory, self._judge.identity, settled=settled, tally=metrics.tally)
-        return self._parts(publisher, watch)
+        return replace(self._parts(publisher, watch), desk=desk)
 
     def _parts(self, publisher: PublisherLike, watch: Watch) -> Parts:
         """What the pipeline joins, as the last daemon left it."""

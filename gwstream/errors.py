@@ -7,13 +7,16 @@
     ├── SamplesError     draws cannot be had, or are not those of the message (exit 66)
     ├── EngineError      the network could not be run (exit 70)
     ├── PublishError     the broker refuses us for good (exit 69)
-    └── SubscribeError   the broker cannot be reached by a subscriber, or does not let it read (exit 69)
+    ├── SubscribeError   the broker cannot be reached by a subscriber, or does not let it read (exit 69)
+    └── AskError         a trigger was refused, or nobody answered (exit 66)
 
 Foreign errors are translated where they enter, with ``from``. The exit codes are those of ``sysexits.h``, so that
 systemd's ``RestartPreventExitStatus=`` can tell a wrong setting from a bad day.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class GwstreamError(Exception):
@@ -62,3 +65,13 @@ class SubscribeError(GwstreamError):
     """A subscriber cannot reach the broker, or may not read there."""
 
     exit_code = 69
+
+
+class AskError(GwstreamError):
+    """A trigger was refused, or nobody answered it. ``answers``: those of other detectors."""
+
+    exit_code = 66
+
+    def __init__(self, text: str, answers: dict[str, Any]) -> None:
+        super().__init__(text)
+        self.answers = answers

@@ -243,12 +243,12 @@ class Summary:
 
     ``posterior``: canonical JSON (sorted keys, no spaces), the message part whose ``sha256`` is stated in the message;
     for kind "network" the part ``network``, and ``detector`` is "network". ``event``: the event's own fields, as a
-    mapping fit for JSON; None for kinds "posterior" and "unweighted". ``gps_ns``: median coalescence time.
+    mapping fit for JSON; None for the kinds of one window. ``gps_ns``: median coalescence time.
     ``injected``: of such a `Window`. ``samples``: the weighted draws of a posterior, for the archive; empty: not known,
     or not any more.
     """
 
-    kind: Literal["posterior", "unweighted", "event", "network"]
+    kind: Literal["posterior", "unweighted", "event", "network", "answer"]
     detector: str
     id: str
     gps_ns: int
@@ -270,7 +270,8 @@ class Outgoing:
     which the first of its members' events was made; 0: of anything else. ``calibration``: how known signals fared of
     late, fit for JSON. ``load``: one of `LOADS`, where the daemon was overloaded; else empty.
 
-    Raises ValueError for a summary of an injected window: none is ever on its way to the broker.
+    Raises ValueError for a summary of an injected window, which is never published, and for an answer, which goes to
+    who asked alone.
     """
 
     summary: Summary
@@ -284,6 +285,8 @@ class Outgoing:
     def __post_init__(self) -> None:
         if self.summary.injected:
             raise ValueError(f"{self.summary.id}: an injected signal is never published")
+        if self.summary.kind == "answer":
+            raise ValueError(f"{self.summary.id}: an answer goes to who asked alone")
 
 
 class Tally(Protocol):

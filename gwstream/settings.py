@@ -100,6 +100,7 @@ def check(path: Path, config: Config) -> None:
         ("calibration", _calibration(config.calibration, model.spec)),
         ("publish", f"MQTT v5 to {publish.host}:{publish.port}, topics {publish.prefix}/# (not tried)"),
         ("  outbox", _outbox(config)),
+        ("  triggers", _triggers(config)),
         ("page, metrics", _web(config.metrics)),
     ]
     print(f"{path}: good")
@@ -116,6 +117,13 @@ def network(config: Config) -> str:
         return "off" if pairs else "one detector has none"
     between = light_travel()
     return ", ".join(f"{one}-{other} {1e3 * between(one, other):.1f} ms" for one, other in pairs) + " of light apart"
+
+
+def _triggers(config: Config) -> str:
+    triggers = config.publish.triggers
+    if not triggers.enabled:
+        return "not taken"
+    return f"from whoever may write {config.publish.prefix}/trigger, about the last {triggers.buffer:g} s"
 
 
 def _outbox(config: Config) -> str:

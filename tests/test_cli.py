@@ -20,7 +20,7 @@ from gwstream.errors import ConfigError, EngineError, GwstreamError, PublishErro
 from gwstream.training.train import Data
 
 NAMES = (
-    *("run", "demo", "watch", "get", "plot", "replay", "simulate", "publish"),
+    *("run", "demo", "watch", "ask", "get", "plot", "replay", "simulate", "publish"),
     *("train", "validate", "compare", "check-config", "schema", "completion"),
 )
 HEAVY = {"numpy", "scipy", "torch", "pydantic", "aiohttp", "aiomqtt", "gwpy", "h5py", "matplotlib", "rich", "asyncio"}
@@ -48,7 +48,7 @@ def test_command_help_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_help_lists_every_exit_status() -> None:
     listed = {int(code) for code in re.findall(r"^ {2}(\d+) ", base.EXIT_CODES, re.MULTILINE)}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, GwstreamError)]
-    assert len(kinds) == 8
+    assert len(kinds) == 9
     assert listed == {0, 1, 2, 130} | {kind.exit_code for kind in kinds}
 
 

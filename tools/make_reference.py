@@ -39,6 +39,8 @@ GPS seconds resolve a quarter of a microsecond. A field is always there unless i
 | `<prefix>/<detector>/event` | [event_message](#event_message) |
 | `<prefix>/network/event` | [network_event_message](#network_event_message) |
 | `<prefix>/<instance>/status` | [status](#status), retained |
+| `<prefix>/reply/...` | [answer_message](#answer_message), [trigger_error](#trigger_error) |
+| `<prefix>/trigger` | [trigger](#trigger), to the daemon |
 """
 
 

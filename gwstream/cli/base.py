@@ -13,7 +13,7 @@ EXIT_CODES = """exit status:
   1    validate: the model is not calibrated
   2    a wrong argument on the command line
   65   the model is missing, broken, or does not match its conditioning
-  66   strain or draws cannot be had: directory, file, channel or id
+  66   strain, draws or an answer cannot be had: directory, file, channel, id or time
   69   the broker cannot be reached, or refuses us
   70   the daemon failed in operation: worth a restart
   78   a setting is wrong

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gwstream.cli import compiling, drawing, measuring, publishing, watching
+from gwstream.cli import asking, compiling, drawing, measuring, publishing, watching
 from gwstream.cli.base import Commands, add_command
 from gwstream.cli.values import positive, seconds, whole_from
 from gwstream.errors import ConfigError
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def add_all(commands: Commands) -> None:
     """Every command, in the order of the help."""
-    look = (watching.watch, drawing.get, drawing.plot)
+    look = (watching.watch, asking.ask, drawing.get, drawing.plot)
     make = (_train, measuring.validate, measuring.compare, compiling.compile_model)
     for add in (_run, _demo, *look, _replay, _simulate, publishing.publish, *make, _check_config, _schema):
         add(commands)

@@ -48,8 +48,8 @@ def _call_watch(args: argparse.Namespace) -> int:
     return watch(broker, filters, events_only=args.events, json_lines=args.json)
 
 
-def broker_options(command: argparse.ArgumentParser) -> None:
-    """What says where to subscribe, and as whom."""
+def broker_options(command: argparse.ArgumentParser, *, stays: bool = True) -> None:
+    """What says where to subscribe, and as whom; ``stays``: for longer than an answer takes."""
     broker = command.add_argument_group("broker")
     broker.add_argument("--broker", default="127.0.0.1", metavar="HOST[:PORT]", help="(default: 127.0.0.1:1883)")
     broker.add_argument("--prefix", default="gwstream", help="of the topics (default: %(default)s)")
@@ -59,6 +59,9 @@ def broker_options(command: argparse.ArgumentParser) -> None:
     broker.add_argument("--ca-file", type=Path, metavar="FILE", help="who signs for the broker (default: the system's)")
     broker.add_argument("--certificate-file", type=Path, metavar="FILE", help="our own, for brokers that ask for one")
     broker.add_argument("--key-file", type=Path, metavar="FILE", help="of that certificate")
+    if not stays:
+        command.set_defaults(identifier="")
+        return
     broker.add_argument(
         "--identifier",
         default="",

@@ -5,7 +5,8 @@
 
 `posteriors`, `events`, `network_events` and `everything` connect when they are first asked, come back by themselves
 when the connection is lost, leave out what came before (QoS 1 may deliver twice), and say when messages are missing.
-`blocking` makes an ordinary iterator of any of them. `draws` asks the daemon for the draws behind a posterior or event.
+`blocking` makes an ordinary iterator of any of them. `draws` asks the daemon for the draws behind a posterior or event,
+and `ask` for the posterior at any time of the last minute.
 """
 
 from __future__ import annotations
@@ -13,26 +14,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 import uuid
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from threading import Thread
 from typing import Any, TypedDict, TypeVar, Unpack, cast
 
 import aiomqtt
-from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from gwstream.client.asking import ask
+from gwstream.client.connection import Broker, connect
 from gwstream.client.fetch import Daemon, Draws, draws
-from gwstream.client.messages import Event, Interval, Message, NetworkEvent, NotOurs, Posterior, Status, parse
+from gwstream.client.messages import Answer, Event, Interval, Message, NetworkEvent, NotOurs, Posterior, Status, parse
 from gwstream.client.track import Gap, Track
 from gwstream.errors import SubscribeError
 
 __all__ = [
+    "Answer",
     "Broker",
     "Daemon",
     "Draws",
@@ -44,6 +43,7 @@ __all__ = [
     "NetworkEvent",
     "Posterior",
     "Status",
+    "ask",
     "blocking",
     "draws",
     "events",
@@ -60,25 +60,6 @@ FIRST_PAUSE = 0.1  # s before the second attempt to connect
 LONGEST_PAUSE = 5.0
 ALL: tuple[type[Message | Status], ...] = (Posterior, Event, NetworkEvent, Status)
 REPEAT = ("repeat", "true")  # user property of what `gwstream publish` sends again
-WAITING = 10_000  # messages kept for a reader that is slow; more are lost, and noticed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Broker:
-    """Where to subscribe. ``tls``: a context, as from `ssl.create_default_context`; None: plain TCP.
-
-    The broker keeps messages for ``keep`` s while the connection is away. With an ``identifier`` of its own, which no
-    two programs may share, it does so while the program is away too.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 1883
-    prefix: str = "gwstream"
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    tls: ssl.SSLContext | None = None
-    identifier: str = ""
-    keep: int = 3600
 
 
 def _warn(gap: Gap) -> None:
@@ -171,7 +152,7 @@ async def _stream(broker: Broker | str, kinds: tuple[type[M], ...], filters: Fil
     track, pause, once = Track(), FIRST_PAUSE, False
     while True:
         try:
-            async with _client(where, name, clean=not (once or where.identifier)) as client:
+            async with connect(where, name, clean=not (once or where.identifier)) as client:
                 await _subscribe(client, where, kinds, filters)
                 once, pause = True, FIRST_PAUSE
                 log.info("subscribed at %s:%d", where.host, where.port)
@@ -188,25 +169,6 @@ async def _stream(broker: Broker | str, kinds: tuple[type[M], ...], filters: Fil
             on_link(str(problem))
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # subscribers must not all come back at once
         pause = min(2 * pause, LONGEST_PAUSE)
-
-
-def _client(broker: Broker, name: str, *, clean: bool) -> aiomqtt.Client:
-    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-    properties.SessionExpiryInterval = broker.keep
-    return aiomqtt.Client(
-        broker.host,
-        broker.port,
-        username=broker.username,
-        password=broker.password,
-        tls_context=broker.tls,
-        identifier=name,
-        protocol=aiomqtt.ProtocolVersion.V5,
-        clean_start=MQTT_CLEAN_START_FIRST_ONLY if clean else False,
-        properties=properties,
-        timeout=5.0,
-        keepalive=10,
-        max_queued_incoming_messages=WAITING,
-    )
 
 
 async def _subscribe(client: aiomqtt.Client, broker: Broker, kinds: tuple[type[Any], ...], filters: Filters) -> None:

@@ -76,6 +76,13 @@ class Event(Posterior):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Posterior):
+    """Of the window that holds a time somebody asked for. ``trigger``: id of the question. Its ``sequence`` is -1."""
+
+    trigger: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkEvent(Message):
     """Events of detectors that agree. ``withdrawn``: they do not any more. ``members``: ids of events by detector."""
 
@@ -122,7 +129,7 @@ def _common(body: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
         "good": part["quality"]["verdict"] == "good",
         "reasons": tuple(part["quality"]["reasons"]),
         "simulated": bool(part["simulated"]),
-        "sequence": int(body["delivery"]["sequence"]),
+        "sequence": int(body["delivery"].get("sequence", -1)),
         "latency": float(body["delivery"]["latency"]["total"]),
         "body": body,
     }
@@ -144,6 +151,11 @@ def _posterior(body: Mapping[str, Any]) -> Posterior:
 def _event(body: Mapping[str, Any]) -> Event:
     event = body["event"]
     return Event(id=str(event["id"]), supersedes=tuple(event["supersedes"]), **_told(body))
+
+
+def _answer(body: Mapping[str, Any]) -> Answer:
+    answer = body["answer"]
+    return Answer(id=str(answer["id"]), trigger=str(answer["trigger"]), **_told(body))
 
 
 def _network(body: Mapping[str, Any]) -> NetworkEvent:
@@ -173,4 +185,5 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], Message | Status]] = {
     "gwstream.event/1": _event,
     "gwstream.network_event/1": _network,
     "gwstream.status/1": _status,
+    "gwstream.answer/1": _answer,
 }

@@ -6,6 +6,7 @@ can be recomputed to the last bit on the same engine.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -32,7 +33,7 @@ from gwstream.inference.residual import p_values
 from gwstream.inference.ridge import grid
 from gwstream.inference.runners import Choice, plain
 from gwstream.inference.unweighted import draws, generator, groups, places
-from gwstream.prior import Prior
+from gwstream.prior import DistanceDensity, Prior
 from gwstream.records import Batch, Floats, Posterior, Trigger, Unweighted, Whitener, Window, bucket
 
 __all__ = ["Inference", "Model", "load_model"]
@@ -189,6 +190,16 @@ class Inference:
             bucket=bucket,
             model=self.model.identity,
         )
+
+    def asked(self, window: Window, distance: DistanceDensity | None = None) -> Posterior:
+        """The weighted posterior of a window, whether or not it passes the gate; ``distance``: the density of that in
+        the prior, None: the one served. What is at hand for live windows stays as it is."""
+        other = copy.copy(self)
+        other.prior = self.prior.served(distance or self.prior.distance_density)
+        other._tag = _tag(self.model, other.prior, self._config.likelihood)
+        name = window.whitener.detector
+        other._live = defaultdict(OrderedDict, {name: OrderedDict(self._live.get(name, {}))})
+        return other.infer(other.gate(Batch((window,), 1))[0])
 
     def unweighted(self, triggers: Sequence[Trigger], least: int = 1) -> tuple[Unweighted, ...]:
         """What the network alone says of windows, whether or not they passed the gate: ``latents`` draws for each.

@@ -281,6 +281,10 @@ class Metrics:
             self._child(self._first_event, summary.detector).observe(delivered.latency)
         self.stage("publish", delivered.delivery["latency"]["publish"])
 
+    def answered(self, detector: str) -> None:
+        """An answer to a trigger was acknowledged."""
+        self._child(self._published, detector, "answer").inc()
+
     def connection(self, up: bool, reason: str) -> None:
         """The broker took or left us (`gwstream.publish.Observer`)."""
         self._connected.set(up)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from gwstream.asked import REASONS as TRIGGER
 from gwstream.source.report import REASONS as SOURCE
 
 MEANINGS: Mapping[str, Mapping[str, str]] = {
@@ -39,6 +40,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "trigger": "a known signal whose window lies near a trigger",
         "made strain wait": "strain came while a known signal was judged",
     },
+    "trigger": TRIGGER,
     "web": {
         "too_many_pages": "a live page was turned away",
         "slow_page": "a live page that did not keep up was cut off",

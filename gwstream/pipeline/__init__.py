@@ -140,6 +140,7 @@ class _Pipeline:
                 observer.conditioned(detector, windows, conditioner.whitener)
             if (calibration := self._judging.calibration) is not None:
                 calibration.conditioned(record, windows, loop.time())
+            self._judging.asking.conditioned(detector, windows)
             if windows:
                 self._waiting.come(detector, len(windows))
                 await self._cuts.put(Cut(windows, journey))

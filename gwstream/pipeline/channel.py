@@ -15,6 +15,10 @@ class Closed(Exception):
     """The channel is empty and will stay so."""
 
 
+class Nudged(Exception):
+    """The channel is empty, and there is something else to do."""
+
+
 class Channel(Generic[T]):
     """Any number of writers, one reader, in order.
 
@@ -28,7 +32,7 @@ class Channel(Generic[T]):
         self._limit = limit
         self._shed = shed
         self._items: deque[T] = deque()
-        self._closed = False
+        self._closed = self._nudged = False
         self._more = asyncio.Event()
         self._room = asyncio.Event()
 
@@ -56,11 +60,20 @@ class Channel(Generic[T]):
         self._closed = True
         self._more.set()
 
+    def nudge(self) -> None:
+        """Let who waits for an item, or will, look for something else to do."""
+        self._nudged = True
+        self._more.set()
+
     async def get(self, until: float | None = None) -> T:
-        """The oldest item. Raises `Closed` at the end, TimeoutError at the loop's time ``until``."""
+        """The oldest item. Raises `Closed` at the end, `Nudged` after a `nudge`, TimeoutError at the loop's time
+        ``until``."""
         while not self._items:
             if self._closed:
                 raise Closed
+            if self._nudged:
+                self._nudged = False
+                raise Nudged
             self._more.clear()
             async with asyncio.timeout_at(until):
                 await self._more.wait()

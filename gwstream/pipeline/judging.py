@@ -6,11 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Protocol
 
-from gwstream.pipeline.channel import Closed
+from gwstream.pipeline.asking import Asking
+from gwstream.pipeline.channel import Closed, Nudged
 from gwstream.pipeline.journey import Batched, Journey, Pending, Quiet
 from gwstream.pipeline.load import FEWER, Level, Load
 from gwstream.pipeline.outbound import Outbound
@@ -53,6 +54,7 @@ class Judging:
         self._thread = thread
         self._flow = flow
         self._outbound = Outbound(parts)
+        self.asking = Asking(parts, waiting.batches.nudge)
         self.summarizer = parts.summarizer or Summarizer(parts.config.summary, parts.prior)
         self.fresh: dict[str, Whitener] = {}
         """The newest whitener of each detector, where inference has not seen it yet."""
@@ -83,8 +85,9 @@ class Judging:
                 self._tell_load()
 
     async def run(self) -> None:
-        """Gate what waits, then make the most urgent posterior, then unweighted ones, and look again each time."""
-        with suppress(Closed):
+        """Gate what waits, then make the most urgent posterior, then answer a trigger, then make unweighted ones, and
+        look again each time."""
+        with suppress(Closed), closing(self.asking):
             while True:
                 self._take_over()
                 if self._load.level == Level.NEWEST_WINDOWS:
@@ -92,7 +95,10 @@ class Judging:
                 if self._load.level >= Level.WEIGHTED_ONLY:
                     self._waiting.shed_quiet()
                 more = self._live and len(self._waiting.batches) > 0
-                if self._waiting.pending and not more:
+                question = self.asking.next(busy=more or self._waiting.pending > 0)
+                if question is not None:
+                    await self.asking.answer(question, self._thread, self.summarizer)
+                elif self._waiting.pending and not more:
                     await self._posterior(self._waiting.next())
                 elif self._waiting.quiet and not more:
                     await self._unweighted(self._waiting.next_quiet())
@@ -120,15 +126,19 @@ class Judging:
         )
         self._waiting.widest = self._parts.widest
         self._outbound.go_on(self._parts)
+        self.asking.go_on(self._parts)
         self.fresh |= self._succession.whiteners  # it has not seen those that others came with meanwhile
         successor.taken()
 
     async def _judge(self) -> None:
-        """Gate the next batch, or prepare for it."""
+        """Gate the next batch, or prepare for it; or see that there is something else to do."""
         self._flow.rest()
         if self._live and not len(self._waiting.batches):
             await self._prepare()
-        batched = await self._next()
+        try:
+            batched = await self._next()
+        except Nudged:
+            return
         if batched is not None and (left := self._waiting.thinned(batched, self._load.level)) is not None:
             await self._gate(left)
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gwstream.asked import Reply, Request
 from gwstream.calibration import Report
 from gwstream.calibration.shadow import Planned
 from gwstream.conditioning import State
@@ -13,7 +14,7 @@ from gwstream.config import Config
 from gwstream.health import Health
 from gwstream.model import ConditioningSpec
 from gwstream.pipeline.progress import Taken
-from gwstream.prior import Prior
+from gwstream.prior import DistanceDensity, Prior
 from gwstream.records import (
     Batch,
     Gap,
@@ -56,6 +57,7 @@ class InferenceLike(Protocol):
     def infer(self, trigger: Trigger, bucket: int, draws: int | None = None) -> Posterior: ...
     def unweighted(self, triggers: Sequence[Trigger], least: int = 1) -> Sequence[Unweighted]: ...
     def prepare(self, whitener: Whitener) -> None: ...
+    def asked(self, window: Window, distance: DistanceDensity | None = None) -> Posterior: ...
 
 
 class CalibrationLike(Protocol):
@@ -76,6 +78,13 @@ class PublisherLike(Protocol):
     async def put(self, outgoing: Outgoing) -> None: ...
     async def run(self) -> None: ...
     async def drain(self, limit: float, /) -> object: ...
+
+
+class DeskLike(Protocol):
+    """What the pipeline asks of `gwstream.publish.desk.Desk`."""
+
+    def serve(self, receive: Callable[[Request], None]) -> None: ...
+    def reply(self, reply: Reply) -> None: ...
 
 
 class ProgressLike(Protocol):
@@ -122,7 +131,7 @@ class Parts:
     ``prior``: of the posteriors.
 
     ``summarizer``: that goes on with events of another process; None: a new one. ``progress``: keeps how far we are.
-    ``health``: hears what the stages have in hand.
+    ``desk``: where triggers from outside come in; None: nowhere. ``health``: hears what the stages have in hand.
     """
 
     config: Config
@@ -135,6 +144,7 @@ class Parts:
     calibration: CalibrationLike | None = None
     summarizer: Summarizer | None = None
     progress: ProgressLike | None = None
+    desk: DeskLike | None = None
     observers: Sequence[Observer] = ()
     tally: Tally = silent
     health: Health = field(default_factory=Health)

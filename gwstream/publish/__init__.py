@@ -24,11 +24,12 @@ from gwstream.config import PublishConfig
 from gwstream.health import Health
 from gwstream.publish import connection, message
 from gwstream.publish.connection import check_broker
+from gwstream.publish.desk import Desk
 from gwstream.publish.outbox import Outbox
 from gwstream.publish.rows import Kept
 from gwstream.records import NANO, Outgoing, Tally, silent
 
-__all__ = ["Delivered", "Observer", "Outbox", "Publisher", "check_broker"]
+__all__ = ["Delivered", "Desk", "Observer", "Outbox", "Publisher", "check_broker"]
 
 log = logging.getLogger("publish")
 
@@ -68,7 +69,8 @@ class Observer(Protocol):
 class Publisher:
     """Sends `Outgoing`s to the broker of ``config``.
 
-    ``outbox``: where they wait; None: in memory, dropping none. ``health``: hears what is on the wire. ``now_ns``: GPS
+    ``outbox``: where they wait; None: in memory, dropping none. ``desk``: takes triggers; None: nothing is subscribed
+    to. ``health``: hears what is on the wire. ``now_ns``: GPS
     time in ns; ``monotonic_ns``: the clock of `Outgoing.arrived` and its marks.
     """
 
@@ -77,6 +79,7 @@ class Publisher:
         config: PublishConfig,
         *,
         outbox: Outbox | None = None,
+        desk: Desk | None = None,
         tally: Tally = silent,
         observers: Sequence[Observer] = (),
         health: Health | None = None,
@@ -88,6 +91,9 @@ class Publisher:
         self._observers = tuple(observers)
         self._health = health or Health()
         self._outbox = outbox or Outbox(config, tally=tally)
+        self._desk = desk
+        if desk is not None:
+            desk.wake = self._outbox.news.set
         self._now_ns = now_ns
         self._monotonic_ns = monotonic_ns
         self._counts = {"posterior": 0, "unweighted": 0, "event": 0, "network": 0}
@@ -147,7 +153,7 @@ class Publisher:
         """Wait up to ``timeout`` s until all is acknowledged; returns, and counts where it is lost, what is not."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                while self.depth:
+                while self.depth or (self._desk and self._desk.depth):
                     self._outbox.room.clear()
                     await self._outbox.room.wait()
         lost = [] if self._outbox.durable else self._outbox.left()
@@ -190,7 +196,8 @@ class Publisher:
         failure: Exception | None = None
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(_watch(client), name="publish-watch")
+                listening = self._desk.listen(client) if self._desk else connection.watch(client)
+                group.create_task(listening, name="publish-watch")
                 group.create_task(self._flow(client), name="publish-flow")
         except* aiomqtt.MqttError as problems:
             failure = problems.exceptions[0]
@@ -207,13 +214,19 @@ class Publisher:
                 self._status_due, self._said_trouble = False, trouble
                 await self._say(client, "online")
                 due = self._monotonic_ns() + round(STATUS_INTERVAL * NANO)
+            if self._desk is not None and self._desk.depth:
+                await self._desk.send(client)
+                self._outbox.room.set()
             if self._outbox.first is not None:
                 with self._health.work("publish", self._config.timeout + self._health.limit):
                     await self._fly(client)
                 continue
+            if self._desk is not None and self._desk.depth:
+                continue
             self._outbox.news.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._outbox.news.wait(), max(0.0, (due - self._monotonic_ns()) / NANO))
+            with suppress(TimeoutError):  # not wait_for: before Python 3.12 news that come with a cancel swallow it
+                async with asyncio.timeout(max(0.0, (due - self._monotonic_ns()) / NANO)):
+                    await self._outbox.news.wait()
 
     async def _fly(self, client: connection.Client) -> None:
         """Send some messages at once; what is not acknowledged goes back to its place."""
@@ -281,9 +294,3 @@ class Publisher:
 def _told_to_stop() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-async def _watch(client: aiomqtt.Client) -> None:
-    """Notice a lost connection, which publishing alone does not. Raises `aiomqtt.MqttError`."""
-    async for _ in client.messages:
-        pass

@@ -26,6 +26,8 @@ from gwstream.secrets import secret, tls
 
 _REFUSED_USER = {134, 135}  # bad user name or password, not authorized
 CONTENT = "application/json"
+IN_HAND = 64  # messages for us that are looked at one after the other
+LARGEST_PACKET = 16384  # bytes of one: eight times what a trigger may have
 REFUSED = "the broker refuses it ({}): has the user the right to write?"
 
 
@@ -35,6 +37,14 @@ class Client(aiomqtt.Client):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.refused: list[str] = []
+        self.missed = 0
+        """Messages for us that came faster than they were looked at."""
+
+    def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
+        if self._queue.full():
+            self.missed += 1
+        else:
+            super()._on_message(client, userdata, message)
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Any) -> None:
         if reason_code.is_failure:
@@ -78,8 +88,23 @@ def client(config: PublishConfig, credentials: Credentials, visitor: str = "") -
         timeout=config.timeout,
         keepalive=config.keepalive,
         clean_start=MQTT_CLEAN_START_FIRST_ONLY,
-        max_queued_incoming_messages=1,
+        properties=_limits() if config.triggers.enabled else None,
+        max_queued_incoming_messages=IN_HAND if config.triggers.enabled else 1,
     )
+
+
+def _limits() -> Properties:
+    """What the broker may send us: what is larger, or more at a time, it keeps."""
+    out = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    out.MaximumPacketSize = LARGEST_PACKET
+    out.ReceiveMaximum = IN_HAND
+    return out
+
+
+async def watch(client: Client) -> None:
+    """Notice a lost connection, which publishing alone does not. Raises `aiomqtt.MqttError`."""
+    async for _ in client.messages:
+        pass
 
 
 def visitor(config: PublishConfig) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+from gwstream.asked import Reply
 from gwstream.records import NANO, Outgoing, Summary
 
 POSTERIOR_SCHEMA = "gwstream.posterior/1"
 EVENT_SCHEMA = "gwstream.event/1"
 NETWORK_SCHEMA = "gwstream.network_event/1"
 STATUS_SCHEMA = "gwstream.status/1"
+ANSWER_SCHEMA = "gwstream.answer/1"
+ERROR_SCHEMA = "gwstream.trigger_error/1"
 
 
 def schema_of(summary: Summary) -> str:
@@ -62,9 +66,26 @@ def status(state: str, facts: dict[str, Any]) -> bytes:
     return _json({"schema": STATUS_SCHEMA, "state": state, **facts})
 
 
+def reply(what: Reply, *, instance: str, monotonic_ns: int, gps_ns: int) -> bytes:
+    """What goes to who asked: an answer, or an error. Its id is that of trigger and posterior: no other message's."""
+    if what.summary is None:
+        head: dict[str, Any] = {"schema": ERROR_SCHEMA, "trigger": what.name or None, "detector": what.detector or None}
+        return _json(head | {"reason": what.reason, "text": what.text, "instance": instance, "sent_gps": gps_ns / NANO})
+    summary = what.summary
+    told = {"id": f"A-{what.name}-{summary.id}", "trigger": what.name, "gps_ns": what.gps_ns}
+    latency = _steps(what.marks[0][1], what.marks[1:], monotonic_ns)
+    sent = {"instance": instance, "latency": latency, "sent_gps": gps_ns / NANO}
+    head = {"schema": ANSWER_SCHEMA, "sha256": summary.sha256, "answer": told, "delivery": sent}
+    return _json(head)[:-1] + b',"posterior":' + summary.posterior + b"}"
+
+
 def _latency(outgoing: Outgoing, now: int) -> dict[str, float]:
     marks = outgoing.marks
     begin = outgoing.arrived or (marks[0][1] if marks else now)  # 0: no arrival is known, as in a replay
+    return _steps(begin, marks, now)
+
+
+def _steps(begin: int, marks: Sequence[tuple[str, int]], now: int) -> dict[str, float]:
     steps: dict[str, int] = {}
     last = begin
     for name, mark in (*marks, ("publish", now)):

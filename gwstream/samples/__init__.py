@@ -17,8 +17,8 @@ import numpy as np
 
 from gwstream.config import SummaryConfig
 from gwstream.errors import SamplesError
-from gwstream.prior import Prior
-from gwstream.records import PARAMETERS, Batch, Floats, Posterior, Trigger, Unweighted, Waveform, Whitener
+from gwstream.prior import DistanceDensity, Prior
+from gwstream.records import PARAMETERS, Batch, Floats, Posterior, Trigger, Unweighted, Waveform, Whitener, Window
 from gwstream.summary.message import canonical, part, usable_weights
 
 SCHEMA = "gwstream.samples/1"
@@ -121,6 +121,7 @@ class InferenceLike(Protocol):
     def infer(self, trigger: Trigger, bucket: int, draws: int | None = None) -> Posterior: ...
     def unweighted(self, triggers: Sequence[Trigger], least: int = 1) -> Sequence[Unweighted]: ...
     def prepare(self, whitener: Whitener) -> None: ...
+    def asked(self, window: Window, distance: DistanceDensity | None = None) -> Posterior: ...
 
 
 class Keeper:
@@ -151,6 +152,10 @@ class Keeper:
             while len(self._posteriors) > self._kept:
                 self._posteriors.popitem(last=False)
         return posterior
+
+    def asked(self, window: Window, distance: DistanceDensity | None = None) -> Posterior:
+        """As the inference does it; not remembered, or who asks often would displace what the daemon found."""
+        return self._inference.asked(window, distance)
 
     def document(self, name: str) -> bytes | None:
         """Of the posterior or event called ``name``; None: it is not known any more. Takes some 10 ms."""

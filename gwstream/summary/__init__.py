@@ -83,19 +83,8 @@ class Summarizer:
     def own(self, posterior: Posterior) -> tuple[tuple[Summary, ...], News | None]:
         """What the detector says by itself, and what `together` is to be given once that is on its way."""
         window = posterior.window
-        body = canonical(part(posterior, self._prior, self._config))
-        digest = hashlib.sha256(body).hexdigest()
-        gps_ns = coalescence_ns(posterior.samples, window, usable_weights(posterior))
-        single = Summary(
-            kind="posterior",
-            detector=window.detector,
-            id=posterior.id,
-            gps_ns=gps_ns,
-            posterior=body,
-            sha256=digest,
-            injected=window.injected,
-            samples=packed(posterior),
-        )
+        single = replace(self.answer(posterior, self._prior), kind="posterior", samples=packed(posterior))
+        gps_ns = single.gps_ns
         into_window = (gps_ns - window.gps_ns) / NANO
         doubts = reasons(posterior, self._config)
         event = self._events.add(window.detector, gps_ns, rank(posterior, into_window, not doubts, self._prior))
@@ -104,6 +93,20 @@ class Summarizer:
         told = {"id": event.id, "supersedes": list(event.replaced), "windows": event.windows}
         best = replace(single, kind="event", id=event.id, event=told, samples=b"")
         return (single, best), News(posterior, event, doubts)
+
+    def answer(self, posterior: Posterior, prior: Prior) -> Summary:
+        """What is told of a posterior that somebody asked for, made with ``prior``; it is never an event."""
+        window = posterior.window
+        body = canonical(part(posterior, prior, self._config))
+        return Summary(
+            kind="answer",
+            detector=window.detector,
+            id=posterior.id,
+            gps_ns=coalescence_ns(posterior.samples, window, usable_weights(posterior)),
+            posterior=body,
+            sha256=hashlib.sha256(body).hexdigest(),
+            injected=window.injected,
+        )
 
     def unweighted(self, one: Unweighted) -> Summary:
         """What subscribers are told of draws that no likelihood has weighted; they are never an event."""

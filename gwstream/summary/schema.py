@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from gwstream.records import LOADS, PARAMETERS, RELOADS
-from gwstream.summary import network
+from gwstream.summary import answers, network
 from gwstream.summary.message import DISTANCE_DENSITIES, NOISES, REASONS, UNITS, UNWEIGHTED
 from gwstream.summary.shapes import COUNT, GPS, MAYBE, NS, NUMBER, TEXT, Schema, opened, or_null, record, says
 
@@ -18,14 +18,15 @@ def schema() -> Schema:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "gwstream messages",
         "description": (
-            "gwstream/<detector>/posterior, gwstream/<detector>/event, gwstream/network/event and "
-            "gwstream/<instance>/status. The part 'posterior' depends only on strain, model, prior, likelihood, engine,"
-            " bucket and number of draws, and 'network' on the members of a network event; 'sha256' that of the part's "
-            "canonical JSON: keys sorted, no spaces, ASCII, shortest decimal that reads back as the same double."
+            "gwstream/<detector>/posterior, gwstream/<detector>/event, gwstream/network/event, "
+            "gwstream/<instance>/status, and gwstream/reply/... in answer to a trigger. The part 'posterior' depends "
+            "only on strain, model, prior, likelihood, engine, bucket and number of draws, and 'network' on the members"
+            " of a network event; 'sha256' that of the part's canonical JSON: keys sorted, no spaces, ASCII, shortest "
+            "decimal that reads back as the same double."
         ),
         "oneOf": [
             {"$ref": f"#/$defs/{name}"}
-            for name in ("posterior_message", "event_message", "network_event_message", "status")
+            for name in ("posterior_message", "event_message", "network_event_message", "status", *answers.MESSAGES)
         ],
         "$defs": {
             "posterior_message": _message("posterior"),
@@ -37,6 +38,7 @@ def schema() -> Schema:
             "posterior": _posterior(),
             "parameter": _parameter(),
             **network.definitions({"$ref": "#/$defs/delivery"}, _model()),
+            **answers.definitions({"$ref": "#/$defs/posterior"}),
         },
     }
 
