@@ -167,6 +167,29 @@ def test_the_service_works_so_confined(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_systemctl_reloads(tmp_path: Path) -> None:
+    """Other settings, then broken ones: the same process goes on, and systemd sees it ready each time."""
+    with manager(tmp_path) as at, directories() as frames, embedded() as broker:
+        install(at, broker, frames)
+        start(at)
+        before = at.shown("gwstream", "MainPID")
+        settings = at.etc / "gwstream" / "gwstream.toml"
+        good = settings.read_text().replace("# gate_snr = 6.5", "gate_snr = 7.5")
+        for text, said in (
+            (good, "changed: inference.gate_snr"),
+            (good + "\n[publish", "not reloaded, all goes on as it was: "),
+        ):
+            settings.write_text(text)
+            at.run("systemctl", "reload", "gwstream")
+            wait(lambda said=said: said in log(at), 60, said)
+            wait(lambda: at.shown("gwstream", "ActiveState") == "active", 10, "its being ready again")
+        assert at.shown("gwstream", "MainPID") == before
+        assert at.shown("gwstream", "StatusText").endswith("the last reload was refused, the log says why")
+        at.run("systemctl", "stop", "gwstream")
+        assert at.shown("gwstream", "Result") == "success", log(at)
+
+
+@pytest.mark.slow
 def test_instances_live_side_by_side_and_a_clash_is_named(tmp_path: Path) -> None:
     """gwstream@h1 and @l1 share nothing but the user; @port and @name have something of h1's, and end for it."""
     with manager(tmp_path) as at, directories() as frames, embedded() as broker, subscriber(broker) as got:
