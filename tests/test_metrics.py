@@ -41,7 +41,8 @@ def busy(detectors: tuple[str, ...] = ("H1", "L1")) -> Metrics:
     metrics.served.model("bbh-1det", "1", "a" * 64, "torch")
     for stage in STAGES:
         metrics.stage(stage, 0.02)
-        metrics.queue(stage, 3)
+        if stage not in ("source", "summary"):  # which nothing waits for
+            metrics.queue(stage, 3)
     metrics.loop_lag(0.001)
     metrics.load(3, "every second window")
     metrics.web_clients(2)
@@ -168,7 +169,7 @@ def test_series_stay_within_the_budget() -> None:
     sizes = [sum(1 for _ in samples(busy(tuple(f"X{k}" for k in range(n))))) for n in (1, 2, 5)]
     each = sizes[1] - sizes[0]
     assert each <= 150
-    assert sizes[0] - each <= 110
+    assert sizes[0] - each <= 100
     assert sizes[2] == sizes[0] + 4 * each
 
 

@@ -19,7 +19,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 NOTE = "<!-- Made by tools/make_reference.py from the code: run it, do not edit. -->\n"
 METRICS = """# Metrics
 
-`/metrics` of the daemon (`metrics.host`, `metrics.port`) has these for Prometheus: at most 110 series, and 150 more a
+`/metrics` of the daemon (`metrics.host`, `metrics.port`) has these for Prometheus: at most 100 series, and 150 more a
 detector. Histograms have `_bucket`, `_sum` and `_count`. The usual `process_` metrics of the client library come with
 them. `deploy/rules.yml` makes recording rules and alerts of them, `deploy/grafana.json` pictures.
 """

@@ -1,4 +1,4 @@
-"""What Prometheus sees: at most 110 series, and 150 more for each detector.
+"""What Prometheus sees: at most 100 series, and 150 more for each detector.
 
 Labels hold detectors, stages and fixed words, never ids. Children of labelled metrics are kept, for a look-up costs
 more than an increment. The registry is passed in, so that two daemons in one process (tests) do not share it.
