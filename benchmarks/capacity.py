@@ -4,7 +4,7 @@ The daemon as it ships (``gwstream run``) in a process of its own; frames of N d
 long, renamed into place in /dev/shm at real time; a broker, and a subscriber without gwstream, in processes of their
 own. Frames are made before the clock starts, from a few sources of noise of 128 s that join on to themselves:
 detectors share a source, and so its signals, one in 20 s, which puts about 1 % of the windows behind the gate. The
-daemon has 66 s of strain before the clock starts, so that its histories are full.
+daemon has 66 s of strain before the clock starts, as fast as it takes them, so that its histories are full.
 
 A number is held when all windows but the last two seconds' were judged at the end, the backlog does not grow, nothing
 was dropped and no posterior had fewer draws. Processor time is the daemon's own, from /proc; that of broker, writer and
@@ -43,6 +43,7 @@ from gwstream.source.channels import state_channel, strain_channel
 GPS = 1_400_000_000
 CURVE = "aLIGO_O4_high"
 LEAST = 18  # s of strain until there are windows of every detector
+FIRST = 14  # s of strain that a detector has no windows of, at most
 KEPT = 76  # s that frames stay in place
 PERIOD = 128  # s after which a source's noise begins again
 EVERY = 20  # s between two signals of a source
@@ -51,6 +52,7 @@ NANO = 1_000_000_000
 POLL = 2  # s between two looks at the metrics
 BEHIND = 2.0  # s of windows that may be open at the end
 CATCH_UP = 600.0  # s that the daemon may take for the strain before the clock starts
+AHEAD = 4  # s of it that may wait
 RATE_OF_WINDOWS = 16
 HOME = "H1"  # whose channels all frames have
 
@@ -272,8 +274,6 @@ async def run(streams: int, length: Length, frames: Frames, folder: Path) -> Run
     writing = Writer(folder, frames, streams)
     for second in range(before + seconds):
         writing.link(second)
-    for second in range(before):
-        writing.put(second)
     out = Run(streams, frames.rate, seconds, before)
     async with Broker() as broker, aiohttp.ClientSession() as session:
         page = child.free_port()
@@ -287,7 +287,8 @@ async def run(streams: int, length: Length, frames: Frames, folder: Path) -> Run
             await listener.stdout.readline()
             received: list[tuple[int, dict]] = []
             reading = asyncio.create_task(latency.read(listener.stdout, received))
-            out.caught_up = await caught_up(session, page)
+            out.caught_up = await caught_up(session, page, writing, before)
+            earlier = lost(await metrics(session, page))
             others = [os.getpid(), *(pid for pid in children() if pid != daemon.pid)]
             spent = sum(core(pid) for pid in others)
             begin = time.monotonic_ns()
@@ -302,7 +303,8 @@ async def run(streams: int, length: Length, frames: Frames, folder: Path) -> Run
             found = await metrics(session, page)
             out.looks.append(look(found, daemon.pid, begin))
             out.others = (sum(core(pid) for pid in others) - spent) / out.looks[-1].at
-            out.dropped = lost(found)
+            out.dropped = {key: count - earlier.get(key, 0) for key, count in lost(found).items()}
+            out.dropped = {key: count for key, count in out.dropped.items() if count}
             listener.terminate()
             await listener.wait()
             await reading
@@ -310,21 +312,27 @@ async def run(streams: int, length: Length, frames: Frames, folder: Path) -> Run
     return out
 
 
-async def caught_up(session: aiohttp.ClientSession, page: int) -> float:
-    """Wait until the strain before the clock is judged; s it took, with the daemon's first posterior."""
+async def caught_up(session: aiohttp.ClientSession, page: int, writing: Writer, before: int) -> float:
+    """Put the strain before the clock in place, never much more than was judged, and wait for the rest of it, and until
+    the daemon gives nothing up for its haste; s it took, with the daemon's first posterior."""
     begin = time.monotonic()
-    last, since = -1.0, begin
+    last, since, put = -1.0, begin, 0
     waiting = 1.0
-    while time.monotonic() - since < 3 or last <= 0 or waiting > 0:
+    while put < before or time.monotonic() - since < 3 or last <= 0 or waiting > 0:
         if time.monotonic() - begin > CATCH_UP:
             raise SystemExit(f"the daemon did not work through the strain before the clock in {CATCH_UP:g} s")
-        await asyncio.sleep(0.25)
         found = await metrics(session, page)
         judged = total(found, "gwstream_windows_total")
+        cut = RATE_OF_WINDOWS * len(writing.directories) * max(put - FIRST, 0)
+        if put < before and judged >= cut - AHEAD * RATE_OF_WINDOWS * len(writing.directories):
+            writing.put(put)
+            put += 1
+            continue
         waiting = total(found, "gwstream_triggers_total") - total(found, "gwstream_posteriors_total")
-        waiting -= sum(count for reason, count in lost(found).items() if reason.startswith("inference"))
+        waiting += total(found, "gwstream_load_level")
         if judged != last or waiting > 0:
             last, since = judged, time.monotonic()
+        await asyncio.sleep(0.1)
     return since - begin
 
 

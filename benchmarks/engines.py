@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from gwstream.inference import Inference, Model, load_model
 from gwstream.inference.engines import Candidate, Engine, chosen
 from gwstream.inference.golden import golden
 from gwstream.inference.parity import TOLERANCE, Golden
+from gwstream.inference.runners import example
 from gwstream.records import Batch, Trigger
 from gwstream.training.population import Population
 
@@ -97,7 +99,7 @@ def measure(folder: Path, rounds: int, failures: list[str]) -> list[list[object]
     for candidate in candidates():
         try:
             begin = time.process_time()
-            engine = candidate.build(model.net, windows[0].inputs)
+            engine = candidate.build(model.net, partial(example, model, candidate.config.latents))
             start = time.process_time() - begin
             inference = Inference(model, candidate.config)
         except EngineError as problem:

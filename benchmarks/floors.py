@@ -170,7 +170,7 @@ def of_windows(m: Machine, inference: Inference, config: InferenceConfig) -> lis
     series = live.templates.components.shape[0] * live.templates.components.shape[1]
     nodes, half = len(inference._nodes.log_measure), inference._nodes.mix.shape[1]
     grams = 12 * 2 * (2 * nodes * half**2)
-    flop = _flop(inference, 1)
+    flop = _flop(inference, BATCH) / BATCH
     return [
         Hot(
             "preparation for a whitener",
@@ -197,7 +197,7 @@ def of_windows(m: Machine, inference: Inference, config: InferenceConfig) -> lis
 
 def _flop(inference: Inference, windows: int) -> float:
     """Operations of the network's products."""
-    inputs = [part.expand(windows, *part.shape[1:]) for part in example(inference.model, inference._config.latents)]
+    inputs = example(inference.model, inference._config.latents, windows)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         inference.model.net(*inputs)
     return float(counter.get_total_flops())
@@ -211,7 +211,7 @@ def of_posteriors(m: Machine, inference: Inference, config: InferenceConfig, sto
     proposed = inference.propose(window)
     live = inference._filters(window.whitener)
     samples = torch.from_numpy(window.samples).float()[None]
-    rho, inputs = live.gate(samples), example(inference.model, inference._config.latents)
+    rho, inputs = live.gate(samples), example(inference.model, inference._config.latents, 1)
     flop, drawn = _flop(inference, 1), proposed.proposal.draw(generator("x"), n)
     length, half = model.spec.window, inference._nodes.mix.shape[1]
     mixing = 2 * n * 4 * 2 * model.bank.size * length + 2 * 16 * n * 2 * model.bank.size

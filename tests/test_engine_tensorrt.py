@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from gwstream.config import InferenceConfig
 from gwstream.errors import ConfigError, EngineError
 from gwstream.inference import engine_tensorrt, engines, tensorrt
 from gwstream.inference.engine_tensorrt import TensorRtEngine
-from gwstream.inference.golden import golden as golden_windows
 from gwstream.inference.networks.layers import Residual
 from gwstream.inference.parity import TOLERANCE, Golden, Guarded, Serving
+from gwstream.inference.runners import example, goldens
 from gwstream.records import BUCKETS
 
 __all__ = ["fake"]  # a fixture
@@ -37,12 +38,12 @@ __all__ = ["fake"]  # a fixture
 def engine(kind: str, cache: Path, precision: str = "fp32") -> TensorRtEngine:
     net = untrained(kind)
     config = InferenceConfig(precision=precision, cache=cache)  # type: ignore[arg-type]
-    return TensorRtEngine(net, inputs(net), config)
+    return TensorRtEngine(net, partial(inputs, net), config)
 
 
 def guarded(kind: str, cache: Path, told: list[Serving], **settings: Any) -> Guarded:
     candidates = engines.chosen(InferenceConfig(engine="tensorrt", cache=cache, **settings))
-    return Guarded(untrained(kind), candidates, [golden(kind), golden(kind, 5)], told.append, 5)
+    return Guarded(untrained(kind), candidates, lambda _: [golden(kind), golden(kind, 5)], told.append, 5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -107,7 +108,7 @@ def test_engines_are_kept_beside_the_state_unless_a_place_is_named(
 ) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "var"))
     net = untrained("gaussian")
-    TensorRtEngine(net, inputs(net), InferenceConfig())
+    TensorRtEngine(net, partial(inputs, net), InferenceConfig())
     assert len(list((tmp_path / "var" / "engines").iterdir())) == 4
     assert (tmp_path / "var" / "engines").stat().st_mode & 0o777 == 0o700
     monkeypatch.delenv("STATE_DIRECTORY")
@@ -132,8 +133,8 @@ def test_a_plan_for_another_card_version_precision_or_network_is_compiled_anew(
 
     monkeypatch.setattr(engine_tensorrt, "BUCKETS", (1,))
     net, latents, config = copy.deepcopy(untrained("cvae")), 60, InferenceConfig(cache=tmp_path)
-    TensorRtEngine(net, inputs(net), config)
-    TensorRtEngine(net, inputs(net), config)
+    TensorRtEngine(net, partial(inputs, net), config)
+    TensorRtEngine(net, partial(inputs, net), config)
     assert fake.compiled == [1]
     match change:
         case "gpu":
@@ -152,8 +153,8 @@ def test_a_plan_for_another_card_version_precision_or_network_is_compiled_anew(
             latents = 61
         case "code":
             monkeypatch.setattr(tensorrt, "_code", lambda: "other")
-    example = (*inputs(net)[:2], *net.noise(np.random.default_rng(0), latents))
-    TensorRtEngine(net, example, config)
+    given = (*inputs(net)[:2], *net.noise(np.random.default_rng(0), latents))
+    TensorRtEngine(net, lambda _: given, config)
     assert fake.compiled == [1, 1]
 
 
@@ -204,7 +205,7 @@ def test_rounding_to_half_precision_is_within_the_tolerance(precision: str) -> N
     """Of the shipped network, by torch; one that rounds more coarsely is told from it."""
     model = shipped()
     half = tensorrt.written(model.net, precision)
-    distances = [one.distance(model.net, Runs(half)) for one in golden_windows(model, 1000)]  # type: ignore[arg-type]
+    distances = [one.distance(model.net, Runs(half)) for one in goldens(model, 1000)(1)]  # type: ignore[arg-type]
     print(precision, distances)
     assert 0.01 * TOLERANCE[precision] < max(distances) < TOLERANCE[precision]
 
@@ -357,8 +358,7 @@ def test_compile_leaves_what_a_start_needs(
     assert "bbh-1det: tensorrt-bf16 is ready for 1, 4, 16, 64 windows" in said.out
     assert "bbh-1det: tensorrt is ready for 1, 4, 16, 64 windows" in said.out
     assert "compiled the cvae in bf16 for 64 windows at a time" in said.err
-    windows = golden_windows(model, 50)
-    TensorRtEngine(model.net, windows[0].inputs, InferenceConfig(cache=tmp_path / "state" / "engines"))
+    TensorRtEngine(model.net, partial(example, model, 50), InferenceConfig(cache=tmp_path / "state" / "engines"))
     assert len(fake.compiled) == 8
 
 

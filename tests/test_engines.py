@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from gwstream.errors import ConfigError, EngineError
 from gwstream.inference import Inference, engines
 from gwstream.inference.engine_openvino import OpenVinoEngine
 from gwstream.inference.engine_torch import TorchEngine
+from gwstream.inference.engines import Example
 from gwstream.inference.networks import Network, build
 from gwstream.inference.networks.base import Inputs
 from gwstream.inference.parity import TOLERANCE, Golden
@@ -88,7 +89,7 @@ class Other:
     broken = ""
     harm: Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]] = staticmethod(lambda made: made)
 
-    def __init__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> None:
+    def __init__(self, net: Network, example: Example, config: InferenceConfig) -> None:
         if self.broken:
             raise EngineError(self.broken)
         self.name = engines.named(self.kind, config.precision)
@@ -149,7 +150,7 @@ def test_check_config_says_which_engine_will_run(tmp_path: Path, capsys: pytest.
 def test_openvino_gives_what_torch_gives_and_the_same_bytes_each_time(kind: str) -> None:
     net = untrained(kind)
     given = inputs(net)
-    engine, again = (OpenVinoEngine(net, given, InferenceConfig()) for _ in range(2))
+    engine, again = (OpenVinoEngine(net, lambda _: given, InferenceConfig()) for _ in range(2))
     assert engine.name == "openvino"
     made = engine.run(*given)
     other = inputs(net, seed=5)
@@ -164,7 +165,7 @@ def test_openvino_gives_what_torch_gives_and_the_same_bytes_each_time(kind: str)
 def test_openvino_runs_in_as_many_threads_as_are_set() -> None:
     net = untrained("cvae")
     for threads in (1, 2):
-        engine = OpenVinoEngine(net, inputs(net), InferenceConfig(threads=threads))
+        engine = OpenVinoEngine(net, partial(inputs, net), InferenceConfig(threads=threads))
         compiled = engine._programs.program(1).request.get_compiled_model()
         assert compiled.get_property("INFERENCE_NUM_THREADS") == threads
         assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
@@ -172,13 +173,13 @@ def test_openvino_runs_in_as_many_threads_as_are_set() -> None:
 
 def test_openvinos_errors_are_ours() -> None:
     net = untrained("gaussian")
-    engine = OpenVinoEngine(net, inputs(net), InferenceConfig())
+    engine = OpenVinoEngine(net, partial(inputs, net), InferenceConfig())
     with pytest.raises(EngineError, match="OpenVINO failed: "):
         engine.run(torch.zeros(1, 3), torch.zeros(1, 256))
     net.forward = lambda y, windows: (torch.linalg.eigvals(y.T @ y),)  # type: ignore[method-assign]
     try:
         with pytest.raises(EngineError, match=r"OpenVINO cannot run this network: [^\n]+$"):
-            OpenVinoEngine(net, inputs(net), InferenceConfig())
+            OpenVinoEngine(net, partial(inputs, net), InferenceConfig())
     finally:
         del net.forward
 

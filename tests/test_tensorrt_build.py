@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from fake_tensorrt import CompilationSettings, Fake, RuntimeSettings, Stream
@@ -29,6 +28,7 @@ from gwstream.inference.engine_tensorrt import TensorRtEngine
 from gwstream.inference.networks import Network
 from gwstream.inference.parity import Guarded, Serving
 from gwstream.inference.plans import Plan
+from gwstream.inference.runners import example
 from gwstream.records import BUCKETS
 
 pytestmark = [pytest.mark.tensorrt, pytest.mark.timeout(600)]
@@ -47,12 +47,6 @@ def rtx() -> Any:
 @cache
 def model(name: str) -> Model:
     return load_model(MODELS / name)
-
-
-def example(one: Model, windows: int, latents: int = 1000) -> tuple[Tensor, ...]:
-    noise = one.net.noise(np.random.default_rng(0), latents)
-    given = torch.zeros(1, one.net.features), torch.zeros(1, one.spec.window), *noise
-    return tuple(part.repeat(windows, *[1] * (part.dim() - 1)) for part in given)
 
 
 def partition(net: Network, given: tuple[Tensor, ...]) -> tuple[int, int, int, int]:
@@ -97,13 +91,13 @@ def proved(net: Network, given: tuple[Tensor, ...], precision: str, label: str) 
 @pytest.mark.parametrize("windows", BUCKETS)
 def test_the_default_network_converts_whole_in_every_bucket_and_precision(windows: int, precision: str) -> None:
     one = model("bbh-1det")
-    proved(one.net, example(one, windows), precision, one.name)
+    proved(one.net, example(one, 1000, windows), precision, one.name)
 
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in MODELS.glob("bbh-1det-*/model.toml")))
 def test_the_other_networks_convert_whole(name: str) -> None:
     one = model(name)
-    proved(one.net, example(one, 16), "fp32", one.name)
+    proved(one.net, example(one, 1000, 16), "fp32", one.name)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("seed", "cvae")])
@@ -143,7 +137,7 @@ def test_then_the_next_engine_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(type(net), "forward", summing)
     told: list[Serving] = []
     candidates = engines.chosen(InferenceConfig(engine="tensorrt", cache=tmp_path))
-    served = Guarded(net, candidates, [golden("cvae")], told.append, 5)
+    served = Guarded(net, candidates, lambda _: [golden("cvae")], told.append, 5)
     assert told[0].given_up[0].engine == "tensorrt"
     assert "cumsum" in told[0].given_up[0].why
     assert served.name == candidates[1].name == "torch"

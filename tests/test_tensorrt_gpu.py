@@ -10,6 +10,8 @@ from __future__ import annotations
 import copy
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +26,10 @@ from gwstream.config import InferenceConfig
 from gwstream.errors import EngineError
 from gwstream.inference import Inference
 from gwstream.inference.engine_tensorrt import TensorRtEngine
-from gwstream.inference.golden import golden
 from gwstream.inference.networks import Network
 from gwstream.inference.networks.base import Inputs
 from gwstream.inference.parity import TOLERANCE, Golden
-from gwstream.inference.runners import guarded
+from gwstream.inference.runners import example, goldens, guarded
 from gwstream.records import BUCKETS, Batch
 
 pytestmark = [
@@ -45,21 +46,24 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("gpu") / "engines"
 
 
-def built(cache: Path, precision: str) -> tuple[TensorRtEngine, list[Golden]]:
+Windows = Callable[[int], list[Golden]]
+
+
+def built(cache: Path, precision: str) -> tuple[TensorRtEngine, Windows]:
     model, config = shipped(), InferenceConfig(precision=precision, cache=cache)  # type: ignore[arg-type]
-    windows = golden(model, config.latents)
-    return TensorRtEngine(model.net, windows[0].inputs, config), windows
+    return TensorRtEngine(model.net, partial(example, model, config.latents), config), goldens(model, config.latents)
 
 
-def many(windows: list[Golden], size: int) -> tuple[Tensor, ...]:
-    rows = [windows[k % len(windows)].inputs for k in range(size)]
+def many(windows: Windows, size: int) -> tuple[Tensor, ...]:
+    some = windows(size)
+    rows = [some[k % len(some)].inputs for k in range(size)]
     return tuple(map(torch.cat, zip(*rows, strict=True)))
 
 
 @pytest.mark.parametrize("precision", TensorRtEngine.precisions)
 def test_every_bucket_is_as_near_to_torch_as_it_must_be(cache: Path, precision: str) -> None:
     engine, windows = built(cache, precision)
-    distances = {size: Golden.farthest(shipped().net, engine, windows, size) for size in engine.buckets}
+    distances = {size: Golden.farthest(shipped().net, engine, windows(size), size) for size in engine.buckets}
     print(precision, distances)
     assert tuple(distances) == BUCKETS
     assert max(distances.values()) < TOLERANCE[precision]
@@ -110,8 +114,8 @@ def test_new_weights_are_compiled_and_are_the_ones_that_serve(cache: Path) -> No
         for value in net.parameters():
             value.mul_(1.001)
     old, windows = built(cache, "fp32")
-    new = TensorRtEngine(net, windows[0].inputs, InferenceConfig(cache=cache))
-    for one in windows:
+    new = TensorRtEngine(net, partial(example, model, 1000), InferenceConfig(cache=cache))
+    for one in windows(1):
         changed = Golden.of(net, Inputs(*one.inputs[:2]), 1000)
         assert changed.distance(net, new) < TOLERANCE["fp32"] < changed.distance(net, old)
         assert one.distance(model.net, old) < TOLERANCE["fp32"] < one.distance(model.net, new)
@@ -122,13 +126,13 @@ def test_a_damaged_plan_is_compiled_anew(cache: Path) -> None:
     for path in cache.iterdir():
         path.write_bytes(path.read_bytes()[:-1])
     engine, windows = built(cache, "fp32")
-    assert Golden.farthest(shipped().net, engine, windows, 16) < TOLERANCE["fp32"]
+    assert Golden.farthest(shipped().net, engine, windows(16), 16) < TOLERANCE["fp32"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_network_runs_as_by_torch(cache: Path, kind: str) -> None:
     net = untrained(kind)
-    engine = TensorRtEngine(net, inputs(net), InferenceConfig(cache=cache))
+    engine = TensorRtEngine(net, partial(inputs, net), InferenceConfig(cache=cache))
     for count in (1, 3, 16):
         given = inputs(net, count)
         for part, expected in zip(engine.run(*given), net(*given), strict=True):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from gwstream.config import InferenceConfig
 from gwstream.errors import EngineError
 from gwstream.inference.checkpoint import Model
 from gwstream.inference.engine_tensorrt import TensorRtEngine
 from gwstream.inference.engines import chosen
-from gwstream.inference.golden import golden
 from gwstream.inference.parity import TOLERANCE, Golden
+from gwstream.inference.runners import example, goldens
 
 
 def compile_for_start(model: Model, config: InferenceConfig) -> Iterator[str]:
@@ -19,12 +20,12 @@ def compile_for_start(model: Model, config: InferenceConfig) -> Iterator[str]:
     Raises `EngineError` where TensorRT cannot run the model, or is farther from torch than may be, and `ConfigError`
     where it cannot be had.
     """
-    windows = golden(model, config.latents)
+    windows = goldens(model, config.latents)
     for candidate in chosen(config.model_copy(update={"engine": TensorRtEngine.kind})):
         if candidate.engine is not TensorRtEngine:
             continue
-        engine = candidate.build(model.net, windows[0].inputs)
-        distance = max(Golden.farthest(model.net, engine, windows, size) for size in engine.buckets)
+        engine = candidate.build(model.net, partial(example, model, config.latents))
+        distance = max(Golden.farthest(model.net, engine, windows(size), size) for size in engine.buckets)
         most = TOLERANCE[candidate.config.precision]
         if distance > most:
             raise EngineError(f"{engine.name} is {distance:.2g} standard deviations from torch, where {most:g} may be")

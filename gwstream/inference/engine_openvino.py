@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gwstream.config import InferenceConfig
 from gwstream.errors import EngineError
-from gwstream.inference.engines import Buckets, named
+from gwstream.inference.engines import Buckets, Example, named
 from gwstream.inference.networks import Network
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class OpenVinoEngine:
     precisions: ClassVar = tuple(HINTS)
     slow: ClassVar = False
 
-    def __init__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> None:
+    def __init__(self, net: Network, example: Example, config: InferenceConfig) -> None:
         self.name = named(self.kind, config.precision)
         self._net, self._config = net, config
         self._programs = Buckets(self._program, example)

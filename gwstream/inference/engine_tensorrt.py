@@ -18,7 +18,7 @@ from gwstream import state
 from gwstream.config import InferenceConfig
 from gwstream.errors import EngineError
 from gwstream.inference import tensorrt
-from gwstream.inference.engines import Buckets, named
+from gwstream.inference.engines import Buckets, Example, named
 from gwstream.inference.networks import Network
 from gwstream.inference.plans import Plans
 from gwstream.records import BUCKETS
@@ -37,7 +37,7 @@ class TensorRtEngine:
     precisions: ClassVar = tuple(tensorrt.TYPES)
     slow: ClassVar = True
 
-    def __init__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> None:
+    def __init__(self, net: Network, example: Example, config: InferenceConfig) -> None:
         self.name = named(self.kind, config.precision)
         self._net, self._precision = net, config.precision
         self._written = tensorrt.written(net, config.precision)

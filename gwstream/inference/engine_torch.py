@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gwstream.config import InferenceConfig
+from gwstream.inference.engines import Example
 from gwstream.inference.networks import Network
 
 
@@ -21,7 +22,7 @@ class TorchEngine:
     name = "torch"
     buckets = (1,)
 
-    def __init__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> None:
+    def __init__(self, net: Network, example: Example, config: InferenceConfig) -> None:
         self._net = net
 
     @classmethod

@@ -23,6 +23,16 @@ from gwstream.records import BUCKETS, bucket
 
 PREFIX = "engine_"
 
+Example = Callable[[int], tuple[Tensor, ...]]
+"""Inputs of `Network.forward` for so many windows, one of `BUCKETS`, shaped as they will be: a bucket of several has
+fewer latents a window (`latents`)."""
+
+
+def latents(whole: int, size: int) -> int:
+    """How many each of ``size`` windows has where one alone has ``whole``: in a bucket of several two draws share one,
+    as they do in a weighted posterior."""
+    return whole if size == 1 else (whole + 1) // 2
+
 
 class Runner(Protocol):
     """What runs the network for an `Inference`; see `runners`."""
@@ -56,8 +66,8 @@ class Engine(Protocol):
     precisions: ClassVar[tuple[str, ...]]
     slow: ClassVar[bool]
 
-    def __init__(self, net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> None:
-        """Make ``net`` ready for inputs like ``example``, ONE window's. Raises `EngineError` where that fails."""
+    def __init__(self, net: Network, example: Example, config: InferenceConfig) -> None:
+        """Make ``net`` ready for inputs like ``example``. Raises `EngineError` where that fails."""
 
     @property
     def name(self) -> str:
@@ -90,8 +100,8 @@ class Buckets:
     through it in turn.
     """
 
-    def __init__(self, make: Callable[[tuple[Tensor, ...]], Program], example: tuple[Tensor, ...]) -> None:
-        """``make``: a program for inputs shaped like its argument; ``example``: those of ONE window. Makes the first.
+    def __init__(self, make: Callable[[tuple[Tensor, ...]], Program], example: Example) -> None:
+        """``make``: a program for inputs shaped like its argument. The first is made here.
 
         What ``make`` raises passes through, here and in `run`.
         """
@@ -107,7 +117,7 @@ class Buckets:
     def program(self, size: int) -> Program:
         """That for ``size`` windows, one of `BUCKETS`."""
         if size not in self._programs:
-            self._programs[size] = self._make(tuple(_padded(part, size) for part in self._example))
+            self._programs[size] = self._make(self._example(size))
         return self._programs[size]
 
     def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -117,11 +127,11 @@ class Buckets:
             parts = [self.run(*(part[low : low + most] for part in inputs)) for low in range(0, count, most)]
             return tuple(torch.cat(made) for made in zip(*parts, strict=True))
         size = bucket(count)
-        made = self.program(size)(*(_padded(part, size) for part in inputs))
+        made = self.program(size)(*(padded(part, size) for part in inputs))
         return made if size == count else tuple(part[:count] for part in made)
 
 
-def _padded(part: Tensor, size: int) -> Tensor:
+def padded(part: Tensor, size: int) -> Tensor:
     """(B, …) to (size, …), by copies of the last."""
     missing = size - len(part)
     return part if not missing else torch.cat([part, part[-1:].expand(missing, *part.shape[1:])])
@@ -139,7 +149,7 @@ class Candidate:
         """Of the engine that `build` makes."""
         return named(self.engine.kind, self.config.precision)
 
-    def build(self, net: Network, example: tuple[Tensor, ...]) -> Engine:
+    def build(self, net: Network, example: Example) -> Engine:
         """The engine. Raises `EngineError`."""
         return self.engine(net, example, self.config)
 

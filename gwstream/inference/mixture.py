@@ -16,6 +16,7 @@ from gwstream.records import Floats
 
 STRAIGHT = 4
 LOG_TWO_PI = math.log(2 * math.pi)
+ROUNDS = 6  # of rejection at a time, after the first
 BLOCK = 64  # rows at a time: the table stays in the cache
 FAINT = 1e-30  # a sum in single precision below which digits are lost
 TINY = 1e-300
@@ -88,15 +89,16 @@ def von_mises(rng: Generator, angle: Floats, kappa: Floats) -> Floats:
     rho = (tau - np.sqrt(2 * tau)) / (2 * kappa)
     r = (1 + rho**2) / (2 * rho)
     cosine = np.empty(n)
-    left = np.arange(n)
+    left, rounds = np.arange(n), 1
     while len(left):
-        first, second = rng.random((2, n))[:, left]
-        z = np.cos(math.pi * first)
-        found = (1 + r[left] * z) / (r[left] + z)
-        c = kappa[left] * (r[left] - found)
+        first, second = rng.random((2, rounds, n))[:, :, left]
+        z, wide = np.cos(math.pi * first), r[left]
+        found = (1 + wide * z) / (wide + z)
+        c = kappa[left] * (wide - found)
         accepted = np.log(np.maximum(c, TINY) / np.maximum(second, TINY)) + 1 - c >= 0
-        cosine[left[accepted]] = found[accepted]
-        left = left[~accepted]
+        soonest = accepted.argmax(0)  # 0, too, where none was
+        cosine[left] = found[soonest, np.arange(len(left))]
+        left, rounds = left[~accepted.any(0)], ROUNDS
     turned = angle + side * np.arccos(np.clip(cosine, -1.0, 1.0))
     return np.asarray(math.pi - np.mod(math.pi - turned, 2 * math.pi))
 

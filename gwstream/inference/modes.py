@@ -92,7 +92,7 @@ class Several:
         counts = np.diff(ends, prepend=0)
         for proposal, anchor, count, key in zip(self.proposals, self.anchors, counts, keys, strict=True):
             e = proposal.draw(Generator(Philox(key=int(key))), n)[:count]
-            parts.append(e if anchor is self.anchors[0] else self.anchors[0].encode(anchor.decode(e)[0]))
+            parts.append(e if anchor is self.anchors[0] else self.anchors[0].encode(anchor.parameters(e)))
         return np.concatenate(parts)
 
     def log_density(self, e: Floats) -> Floats:

@@ -11,6 +11,7 @@ in e is an exact density in the five parameters.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -97,12 +98,20 @@ class Anchor:
 
     def decode(self, e: Floats) -> tuple[Floats, Floats]:
         """Parameters (S, 5) of coordinates (S, 5), and ln |de / dx| (S,)."""
-        stretch = np.zeros(len(e))
+        x, log_jacobian = self._decode(e)
+        return x, log_jacobian()
+
+    def parameters(self, e: Floats) -> Floats:
+        """Parameters (S, 5) of coordinates (S, 5) alone."""
+        return self._decode(e)[0]
+
+    def _decode(self, e: Floats) -> tuple[Floats, Callable[[], Floats]]:
+        """See `decode`; the second is reckoned if it is called."""
+        slopes = []
 
         def closed(k: int, line: tuple[Floats, Floats]) -> Floats:
-            nonlocal stretch
             value, log_slope = _closed(e[:, k], *line)
-            stretch = stretch - log_slope
+            slopes.append(log_slope)
             return value
 
         low, high = ((edge - self.ratio) / self.spread for edge in (self.prior.least_ratio, 1.0))
@@ -112,12 +121,16 @@ class Anchor:
         line.move(log_chirp)
         time = line.time + line.time_width * closed(3, line.time_bounds)
         distance = 1 / (line.inverse * (1 + closed(2, line.distance_bounds) / self.snr))
-        angle, log_slope = _narrowed(e[:, 4], self.sharpness)
+        angle, slope = _narrowed(e[:, 4], self.sharpness)
         phase = np.mod(0.5 * (angle + line.phase + line.turn * (time - line.time)), math.pi)
         mass_1, mass_2 = component_masses(np.exp(log_chirp), ratio)
-        # dMc/Mc dq = dm1 dm2 / m1^2, d(1/D) = dD / D^2, d(2 phase) = 2 dphase
-        log_jacobian = stretch - log_slope + np.log(2 * self.snr / (line.inverse * self.spread))
-        log_jacobian -= np.log(line.width * line.time_width) + 2 * np.log(mass_1 * distance)
+
+        def log_jacobian() -> Floats:
+            """By dMc/Mc dq = dm1 dm2 / m1^2, d(1/D) = dD / D^2, d(2 phase) = 2 dphase."""
+            found = -sum(log_slope() for log_slope in slopes) - np.log(slope())
+            found += np.log(2 * self.snr / (line.inverse * self.spread))
+            return np.asarray(found - np.log(line.width * line.time_width) - 2 * np.log(mass_1 * distance))
+
         return np.column_stack([mass_1, mass_2, distance, time, phase]), log_jacobian
 
     def edges(self) -> tuple[Floats, Floats, Floats]:
@@ -196,23 +209,28 @@ def _opened(v: Floats, low: Floats, high: Floats) -> Floats:
     return np.asarray(far - np.copysign(beyond - np.arcsinh(beyond), far))
 
 
-def _closed(e: Floats, low: Floats, high: Floats) -> tuple[Floats, Floats]:
+def _closed(e: Floats, low: Floats, high: Floats) -> tuple[Floats, Callable[[], Floats]]:
     """The inverse of `_opened`, and the ln of its slope."""
-    far, slope_beyond = e, np.zeros_like(e)
-    tail = np.abs(e) > LINEAR
-    if tail.any():
-        beyond = np.clip(np.abs(e[tail]) - LINEAR, 0.0, FARTHEST)
+    far = e
+    tail = np.flatnonzero(np.abs(e) > LINEAR)
+    beyond = np.minimum(np.abs(e[tail]) - LINEAR, FARTHEST)
+    if len(tail):
         far = e.copy()
         far[tail] += np.copysign(np.sinh(beyond) - beyond, e[tail])
-        slope_beyond[tail] = np.log(np.cosh(beyond))
     above, below = far - low, high - far
     # logaddexp(far, low) - logaddexp(0, far - high) and its slope share these; each of them fast in long arrays
     from_low = np.log1p(np.exp(-np.abs(above)))
     from_high = np.log1p(np.exp(-np.abs(below)))
     value = np.maximum(far, low) + from_low - np.maximum(-below, 0.0) - from_high
-    value = np.clip(value, low + ROUNDING * np.abs(low), high - ROUNDING * np.abs(high))
-    log_slope = np.minimum(above, 0.0) - from_low + np.minimum(below, 0.0) - from_high
-    return value, log_slope + np.log(-np.expm1(-np.maximum(high - low, CLOSEST))) + slope_beyond
+    value = np.minimum(np.maximum(value, low + ROUNDING * np.abs(low)), high - ROUNDING * np.abs(high))
+
+    def log_slope() -> Floats:
+        found = np.minimum(above, 0.0) - from_low + np.minimum(below, 0.0) - from_high
+        found += np.log(-np.expm1(-np.maximum(high - low, CLOSEST)))
+        found[tail] += np.log(np.cosh(beyond))
+        return np.asarray(found)
+
+    return np.asarray(value), log_slope
 
 
 def _widened(angle: Floats, by: Floats) -> Floats:
@@ -220,8 +238,8 @@ def _widened(angle: Floats, by: Floats) -> Floats:
     return np.asarray(2 * np.arctan(by * np.tan(0.5 * angle)))
 
 
-def _narrowed(angle: Floats, by: Floats) -> tuple[Floats, Floats]:
-    """The inverse of `_widened`, and the ln of its slope."""
+def _narrowed(angle: Floats, by: Floats) -> tuple[Floats, Callable[[], Floats]]:
+    """The inverse of `_widened`, and its slope."""
     half = 0.5 * angle
-    slope = by / (by**2 * np.cos(half) ** 2 + np.sin(half) ** 2)
-    return 2 * np.arctan2(np.sin(half), by * np.cos(half)), np.log(slope)
+    sine, cosine = np.sin(half), by * np.cos(half)
+    return 2 * np.arctan2(sine, cosine), lambda: np.asarray(by / (cosine**2 + sine**2))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gwstream.errors import EngineError
 from gwstream.inference.engine_torch import TorchEngine
-from gwstream.inference.engines import Candidate, Engine
+from gwstream.inference.engines import Candidate, Engine, padded
 from gwstream.inference.networks import Network
 from gwstream.inference.networks.base import Inputs
 from gwstream.records import Floats
@@ -115,11 +115,12 @@ class Guarded:
         self,
         net: Network,
         candidates: Sequence[Candidate],
-        golden: Sequence[Golden],
+        golden: Callable[[int], Sequence[Golden]],
         told: Callable[[Serving], None],
         every: int,
     ) -> None:
-        """``candidates``: best first, torch last; ``every``: calls of `recheck` from one check to the next."""
+        """``candidates``: best first, torch last; ``golden``: windows for a bucket of so many; ``every``: calls of
+        `recheck` from one check to the next."""
         self._net, self._golden, self._told, self._every = net, golden, told, every
         self._left = list(candidates)
         self._given_up: tuple[GivenUp, ...] = ()
@@ -144,9 +145,14 @@ class Guarded:
             except EngineError as problem:
                 self._abandon(str(problem))
                 continue
-            if all(bool(torch.isfinite(part).all()) for part in found):
+            if not _finite(found):
+                if not _finite(inputs):  # no engine can help that
+                    return found
+                self._abandon("it gave numbers that are not finite")
+            elif fault := self._fault(self._new()):
+                self._abandon(fault)
+            else:
                 return found
-            self._abandon("it gave numbers that are not finite")
         return self._engine.run(*inputs)
 
     def recheck(self, *, busy: bool) -> None:
@@ -161,9 +167,10 @@ class Guarded:
         self._checks += 1
         buckets = self._engine.buckets[:1] if busy else self._engine.buckets
         turn, place = divmod(self._checks, len(buckets))
-        first, size = turn % len(self._golden), buckets[place]
-        golden = (*self._golden[first:], *self._golden[:first])[:size]
-        if fault := self._fault(golden, (size,)):
+        size = buckets[place]
+        golden = self._golden(size)
+        first = turn % len(golden)
+        if fault := self._fault({size: (*golden[first:], *golden[:first])[:size]}):
             self._abandon(fault)
         else:
             self._told(self.serving)
@@ -185,11 +192,12 @@ class Guarded:
                 continue
             self._tolerance = TOLERANCE[candidate.config.precision]
             try:
-                self._engine: Engine = candidate.build(self._net, self._golden[0].inputs)
+                self._engine: Engine = candidate.build(self._net, self._example)
             except EngineError as problem:
                 self._note(candidate.name, str(problem))
                 continue
-            fault = self._fault(self._golden, self._engine.buckets)
+            self._compared: set[int] = set()
+            fault = self._fault(self._new())
             if not fault:
                 break
             self._note(self.name, fault)
@@ -201,13 +209,24 @@ class Guarded:
         log.warning("engine %s is given up: %s", engine, why)
         self._given_up = (*self._given_up, GivenUp(engine, why))
 
-    def _fault(self, golden: Sequence[Golden], buckets: Sequence[int]) -> str:
-        """What is wrong with the engine by these windows, so many at a time; empty: nothing."""
-        self._distance = 0.0
+    def _example(self, size: int) -> tuple[Tensor, ...]:
+        """See `Example`."""
+        return tuple(padded(part, size) for part in self._golden(size)[0].inputs)
+
+    def _new(self) -> dict[int, Sequence[Golden]]:
+        """The golden windows for buckets that the engine has made since it was last asked."""
+        found = set(self._engine.buckets) - self._compared
+        self._compared |= found
+        return {size: self._golden(size) for size in found}
+
+    def _fault(self, golden: Mapping[int, Sequence[Golden]]) -> str:
+        """What is wrong with the engine by windows, so many at a time as the key says; empty: nothing."""
         if self._is_torch:
+            self._distance = 0.0
+        if self._is_torch or not golden:
             return ""
         try:
-            self._distance = max(Golden.farthest(self._net, self._engine, golden, size) for size in buckets)
+            self._distance = max(Golden.farthest(self._net, self._engine, some, size) for size, some in golden.items())
         except EngineError as problem:
             return str(problem)
         if self._distance <= self._tolerance:
@@ -215,3 +234,7 @@ class Guarded:
         if self._distance == math.inf:
             return "what it gives makes no density"
         return f"it is {self._distance:.2g} standard deviations from torch, where {self._tolerance:g} may be"
+
+
+def _finite(parts: Sequence[Tensor]) -> bool:
+    return all(bool(torch.isfinite(part).all()) for part in parts)

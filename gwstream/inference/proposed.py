@@ -58,7 +58,7 @@ class Proposed:
 
     def parameters(self, e: Floats) -> Floats:
         """Parameters (S, 5) of coordinates (S, 5)."""
-        return self.anchor.decode(e)[0]
+        return self.anchor.parameters(e)
 
     def log_target(self, e: Floats) -> Floats:
         """ln of likelihood ratio times prior density in the coordinates e: (S, 5) to (S,)."""

@@ -6,6 +6,7 @@ Here alone engines are chosen to serve: from settings (`engines.chosen`), held t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from gwstream.config import InferenceConfig
 from gwstream.inference.checkpoint import Model
-from gwstream.inference.engines import Engine, Runner, chosen
+from gwstream.inference.engines import Engine, Runner, chosen, latents, padded
 from gwstream.inference.golden import golden
-from gwstream.inference.parity import Guarded, Serving
+from gwstream.inference.parity import Golden, Guarded, Serving
 
 CHECK_EVERY = 64  # whiteners, one a second and detector, or posteriors: then the engine is compared with torch
 
@@ -42,15 +43,16 @@ class Plain:
         """See `Runner`."""
 
 
-def example(model: Model, latents: int) -> tuple[Tensor, ...]:
-    """Inputs of the network for one window, shaped as they will always be."""
+def example(model: Model, whole: int, size: int) -> tuple[Tensor, ...]:
+    """See `Example`; ``whole``: latents of one window alone."""
     y, samples = torch.zeros(1, model.net.features), torch.zeros(1, model.spec.window)
-    return y, samples, *model.net.noise(np.random.default_rng(0), latents)
+    noise = model.net.noise(np.random.default_rng(0), latents(whole, size))
+    return tuple(padded(part, size) for part in (y, samples, *noise))
 
 
 def plain(model: Model, config: InferenceConfig) -> Runner:
     """The first engine of those that may be tried. Raises `EngineError`, too, where it cannot be made."""
-    return Plain(chosen(config)[0].build(model.net, example(model, config.latents)))
+    return Plain(chosen(config)[0].build(model.net, partial(example, model, config.latents)))
 
 
 def guarded(model: Model, config: InferenceConfig, told: Callable[[Serving], None] = lambda _: None) -> Guarded:
@@ -58,4 +60,10 @@ def guarded(model: Model, config: InferenceConfig, told: Callable[[Serving], Non
 
     ``told``: hears of the engine that serves, at each check and change, in the thread that calls.
     """
-    return Guarded(model.net, chosen(config), golden(model, config.latents), told, CHECK_EVERY)
+    return Guarded(model.net, chosen(config), goldens(model, config.latents), told, CHECK_EVERY)
+
+
+def goldens(model: Model, whole: int) -> Callable[[int], list[Golden]]:
+    """Golden windows for a bucket of so many, made once each."""
+    made = cache(partial(golden, model))
+    return lambda size: made(latents(whole, size))

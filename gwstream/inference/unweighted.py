@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.random import Generator
 
-from gwstream.inference.engines import Runner
+from gwstream.inference.engines import Runner, latents
 from gwstream.inference.features import Live, see
 from gwstream.inference.gate import Best
 from gwstream.inference.networks import Network
@@ -55,7 +55,7 @@ def draws(
     context = torch.from_numpy(np.stack([window.context for window in windows]))
     with torch.inference_mode():
         seen = see(live, samples, live.gate(samples), context, prior)
-    own = {k: net.noise(rng, n) for k, rng in rngs.items()}
+    own = {k: net.noise(rng, latents(n, len(windows))) for k, rng in rngs.items()}
     some = next(iter(own.values()))
     noise = [own.get(k, some) for k in range(len(windows))]
     made = engine.run(seen.y, samples, *map(torch.cat, zip(*noise, strict=True)))
@@ -63,7 +63,7 @@ def draws(
     for k, rng in rngs.items():
         density = net.density(*(part[k : k + 1] for part in made))
         anchor = net.fixed or seen.anchor.alone(k)
-        found.append((anchor.decode(density.draw(rng, n))[0], seen.y[k].double().numpy()))
+        found.append((anchor.parameters(density.draw(rng, n)), seen.y[k].double().numpy()))
     return found, seen.best
 
 

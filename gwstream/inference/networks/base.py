@@ -72,6 +72,10 @@ class Coordinates(Protocol):
         """Parameters (S, 5) of coordinates (S, 5), and ln |de / dx| (S,)."""
         ...
 
+    def parameters(self, e: Floats) -> Floats:
+        """Parameters (S, 5) of coordinates (S, 5) alone."""
+        ...
+
 
 class Network(nn.Module, ABC):
     """A conditional density q(e|y). ``features``: length F of the vector of `features`."""

@@ -41,9 +41,12 @@ class Fixed:
 
     def decode(self, e: Floats) -> tuple[Floats, Floats]:
         """Parameters (S, 5) of coordinates (S, 5), and ln |de / dx| (S,)."""
+        return self.parameters(e), np.full(len(e), math.log(2.0) - float(np.log(self._limits()[1]).sum()))
+
+    def parameters(self, e: Floats) -> Floats:
+        """Parameters (S, 5) of coordinates (S, 5) alone."""
         middle, half = self._limits()
-        x = np.column_stack([middle + half * e[:, :STRAIGHT], np.mod(0.5 * e[:, STRAIGHT], math.pi)])
-        return x, np.full(len(e), math.log(2.0) - float(np.log(half).sum()))
+        return np.column_stack([middle + half * e[:, :STRAIGHT], np.mod(0.5 * e[:, STRAIGHT], math.pi)])
 
 
 def connected(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
