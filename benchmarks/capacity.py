@@ -54,6 +54,7 @@ BEHIND = 2.0  # s of windows that may be open at the end
 CATCH_UP = 600.0  # s that the daemon may take for the strain before the clock starts
 AHEAD = 4  # s of it that may wait
 RATE_OF_WINDOWS = 16
+GIVEN_UP = ("inference: coarser_hop", "inference: overload")  # windows
 HOME = "H1"  # whose channels all frames have
 
 
@@ -323,8 +324,9 @@ async def caught_up(session: aiohttp.ClientSession, page: int, writing: Writer, 
             raise SystemExit(f"the daemon did not work through the strain before the clock in {CATCH_UP:g} s")
         found = await metrics(session, page)
         judged = total(found, "gwstream_windows_total")
+        given_up = sum(count for reason, count in lost(found).items() if reason in GIVEN_UP)
         cut = RATE_OF_WINDOWS * len(writing.directories) * max(put - FIRST, 0)
-        if put < before and judged >= cut - AHEAD * RATE_OF_WINDOWS * len(writing.directories):
+        if put < before and judged + given_up >= cut - AHEAD * RATE_OF_WINDOWS * len(writing.directories):
             writing.put(put)
             put += 1
             continue

@@ -364,7 +364,9 @@ async def test_every_window_has_one_message_if_it_is_asked_for(live: bool) -> No
 
 
 async def test_a_frame_that_comes_among_unweighted_ones_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gwstream.pipeline.waiting.UNWEIGHTED", 4)  # at a time, of 14 in the first frame
+    monkeypatch.setattr(
+        "gwstream.pipeline.waiting.UNWEIGHTED", 4
+    )  # hops at a time: 3 windows, for one passed, of 14 in the first frame
     go, come = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
@@ -391,7 +393,7 @@ async def test_a_frame_that_comes_among_unweighted_ones_goes_first(monkeypatch: 
         parts(Late({"H1": []}, live=True), inference=inference, observers=[Watching()], table=EVERY)
     )
     order = [one.summary.kind for one in publisher.sent if one.summary.kind != "event"]
-    assert order == ["posterior"] * 2 + ["unweighted"] * 4 + ["posterior"] * 2 + ["unweighted"] * 24
+    assert order == ["posterior"] * 2 + ["unweighted"] * 3 + ["posterior"] * 2 + ["unweighted"] * 25
 
 
 async def test_detectors_may_end_at_different_times() -> None:

@@ -111,6 +111,23 @@ async def test_while_the_kernel_tells_nothing_is_looked_for(tmp_path: Path, monk
     assert told == {name(second): 1 for second in range(30)}
 
 
+async def test_detectors_that_share_a_directory_do_not_hide_one_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By name every file of V1 comes after all of H1's; the latest are those of the latest seconds."""
+    monkeypatch.setattr(watch, "REMEMBERED", 6)
+    for second in range(20):
+        put(tmp_path / name(second), b"x")
+        put(tmp_path / name(second).replace("H", "V"), b"x")
+    async with deaf(tmp_path, monkeypatch) as told:
+        for second in (20, 21):
+            put(tmp_path / name(second), b"x")
+            await until(lambda second=second: told[name(second)] > 0)
+        await looks()
+    assert set(told.values()) == {1, 2}
+    assert told[""] == 2
+
+
 async def test_of_more_than_it_remembers_it_takes_the_latest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "REMEMBERED", 5)
     for second in range(20):

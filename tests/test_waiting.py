@@ -113,15 +113,13 @@ async def test_unweighted_posteriors_are_made_a_spectrum_at_a_time_and_given_up_
         await kept.put(numbers, detector)
         await kept.gate({3: 0.75}, every=True)
     assert kept.waiting.quiet == 31
-    some = kept.waiting.next_quiet()
-    assert [one.trigger.window.start // HOP % 1000 for one in some] == [
-        k for k in (*range(12), *range(20, 25)) if k != 3
-    ]
-    kept.waiting.shed_quiet(10)
+    some = [one.trigger.window for one in kept.waiting.next_quiet()]
+    assert [one.start // HOP % 1000 for one in some] == [k for k in range(12) if k != 3]  # 20 would share 4's place
+    kept.waiting.shed_quiet(15)
     assert kept.lost == {("unweighted", "L1"): 5}
     assert [one.trigger.window.detector for one in kept.waiting.next_quiet()] == ["L1"] * 3
     kept.waiting.shed_quiet()
-    assert kept.lost == {("unweighted", "L1"): 5, ("unweighted", "H1"): 7}
+    assert kept.lost == {("unweighted", "L1"): 5, ("unweighted", "H1"): 12}
     assert (+kept.waiting.open)["L1"] == 3  # in hand
     assert kept.waiting.quiet == 0
 

@@ -114,7 +114,8 @@ async def stop(process: Process) -> int:
         with suppress(ProcessLookupError):
             process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), STOP_LIMIT)
+            async with asyncio.timeout(STOP_LIMIT):
+                await process.wait()
         except TimeoutError:
             process.kill()
     return await process.wait()

@@ -83,7 +83,8 @@ async def play(
         begin = time()
         for number, tick in enumerate(score(strains, how.loop, later), 1):
             with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), max(0.0, begin + number / how.speed - time()))
+                async with asyncio.timeout(max(0.0, begin + number / how.speed - time())):
+                    await stop.wait()
             if stop.is_set():
                 break
             how.check()

@@ -108,7 +108,8 @@ class Progress:
             self._resting = True
             await self._save()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), self._pause)
+                async with asyncio.timeout(self._pause):
+                    await self._hurry.wait()
             self._hurry.clear()
             self._resting = False
         self._ended.set()

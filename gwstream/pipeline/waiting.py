@@ -117,9 +117,12 @@ class Waiting:
         return heapq.heappop(self._pending)
 
     def next_quiet(self) -> list[Quiet]:
-        """Windows of the oldest spectrum for an unweighted posterior each, at most `UNWEIGHTED`."""
-        whitener = self._quiet[0].trigger.window.whitener.id
-        some = list(islice((one for one in self._quiet if one.trigger.window.whitener.id == whitener), UNWEIGHTED))
+        """Windows of the oldest spectrum for an unweighted posterior each, at most `UNWEIGHTED` hops from end to end,
+        so that each has the place in the bucket that its time gives it."""
+        first = self._quiet[0].trigger.window
+        hops = range(first.start, first.start + UNWEIGHTED * self._hop)
+        windows = ((one, one.trigger.window) for one in self._quiet)
+        some = [one for one, window in windows if window.whitener.id == first.whitener.id and window.start in hops]
         taken = set(map(id, some))
         self._quiet = deque(one for one in self._quiet if id(one) not in taken)
         return some

@@ -224,7 +224,7 @@ class Publisher:
             if self._desk is not None and self._desk.depth:
                 continue
             self._outbox.news.clear()
-            with suppress(TimeoutError):  # not wait_for: before Python 3.12 news that come with a cancel swallow it
+            with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, (due - self._monotonic_ns()) / NANO)):
                     await self._outbox.news.wait()
 

@@ -174,7 +174,8 @@ class Feed:
         """Until something changed or the sequence is due."""
         due = self._sequence.deadline
         try:
-            await asyncio.wait_for(self._changed.wait(), None if due is None else max(due - now, 0) / NANO)
+            async with asyncio.timeout(None if due is None else max(due - now, 0) / NANO):
+                await self._changed.wait()
         except TimeoutError:
             return
 

@@ -122,10 +122,11 @@ class Watcher:
             self._alive()
             if self._watch is not None:
                 try:
-                    await asyncio.wait_for(self._gone.wait(), RENEW)
+                    async with asyncio.timeout(RENEW):
+                        await self._gone.wait()
                 except TimeoutError:
                     if _identity(self._directory) == self._identity:
-                        self._overhear()
+                        await self._overhear()
                         continue
                     self._drop(inotify, "the directory was replaced")
             try:
@@ -133,7 +134,7 @@ class Watcher:
             except OSError:
                 await asyncio.sleep(ABSENT)
 
-    def _overhear(self) -> None:
+    async def _overhear(self) -> None:
         """Find what the kernel did not tell of: names that are there, and still untold, a look after they were found.
 
         Those that are still being written wait. While it tells of some, or nothing changes, there is nothing to do.
@@ -143,7 +144,7 @@ class Watcher:
             deaf = not self._heard and (changed != self._changed or self._unheard)
             self._changed = 0 if self._heard else changed  # what was heard may not be all that changed: look next time
             self._heard = False
-            found = self._untold() if deaf else {}
+            found = await asyncio.to_thread(self._untold) if deaf else {}
             late = sorted(name for name in found if self._unheard.get(name) == found[name])
             self._unheard = {name: found[name] for name in found.keys() - late}
             if late:
@@ -153,8 +154,8 @@ class Watcher:
                     self._tell(name, arrived)
 
     def _untold(self) -> dict[str, Print]:
-        """The latest of the files that are there and were not told. Raises OSError."""
-        latest = heapq.nlargest(REMEMBERED, self._names())
+        """The latest, by GPS, of the files that are there and were not told, of whichever detectors. Raises OSError."""
+        latest = heapq.nlargest(REMEMBERED, self._names(), key=_start)
         found = {}
         for name in (name for name in latest if name not in self._told):
             with contextlib.suppress(FileNotFoundError):
@@ -208,6 +209,12 @@ class Watcher:
 def _complete(name: str) -> bool:
     """Whether a frame's writer is done with it: until then its name begins with a dot."""
     return not name.startswith(".") and name.endswith(".gwf")
+
+
+def _start(name: str) -> int:
+    """GPS s, -1 for names of another form."""
+    found = parse(name)
+    return -1 if found is None else found.start
 
 
 def _identity(directory: Path) -> tuple[int, int] | None:

@@ -41,7 +41,8 @@ class Worker:
             self._thread.start()
         self._jobs.put((work, future, loop))
         try:
-            return await asyncio.wait_for(future, limit)
+            async with asyncio.timeout(limit):
+                return await future
         except TimeoutError:
             self._leave()
             if len(self._left) >= MAX_STUCK:

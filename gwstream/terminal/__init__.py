@@ -94,7 +94,8 @@ async def _live(broker: Broker, filters: Filters, events_only: bool) -> int:
                     timer = None
                 draw()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(due.wait(), REFRESH)
+                    async with asyncio.timeout(REFRESH):
+                        await due.wait()
             reader.cancel()
     return 0
 

@@ -47,7 +47,8 @@ class Page:
         self._history = []
         while True:
             try:
-                event = await asyncio.wait_for(self._queue.get(), 15.0)
+                async with asyncio.timeout(15.0):
+                    event = await self._queue.get()
             except TimeoutError:
                 event = b": still here\n\n"  # lets both sides notice a dead connection
             if event is None:
