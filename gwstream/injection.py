@@ -12,9 +12,11 @@ import numpy as np
 from gwstream import waveforms
 from gwstream.errors import ConfigError
 from gwstream.records import NANO, Floats
+from gwstream.waveforms import inspiral
 
-DURATION = 8.0
+DURATION, LONGEST = 8.0, 64.0  # s: of most signals, and of any
 BEFORE_END = 1.0
+LOWEST, TAPER = 14.0, 0.5  # Hz and s: where a signal begins, and how long it takes to come in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,12 +30,23 @@ class Injection:
     effective_distance: float
     phase: float
 
+    @property
+    def duration(self) -> float:
+        """s of strain: 8, or doubled until the inspiral from 14 Hz has room; the lightest begin higher up."""
+        seconds = DURATION
+        while seconds < LONGEST and inspiral(self.mass_1, self.mass_2, LOWEST) > seconds - BEFORE_END - TAPER:
+            seconds *= 2
+        return seconds
+
     def strain(self, rate: int) -> tuple[int, Floats]:
-        """First sample (count since GPS 0 at ``rate``) and the strain, (8 s * rate,)."""
-        start = (self.gps_ns * rate) // NANO - round((DURATION - BEFORE_END) * rate)
+        """First sample (count since GPS 0 at ``rate``) and the strain, (`duration` * rate,)."""
+        duration, lowest = self.duration, LOWEST
+        while inspiral(self.mass_1, self.mass_2, lowest) > duration - BEFORE_END - TAPER:
+            lowest *= 1.1
+        start = (self.gps_ns * rate) // NANO - round((duration - BEFORE_END) * rate)
         time = (self.gps_ns * rate - start * NANO) / (NANO * rate)  # integers until the last division
         x = np.array([self.mass_1, self.mass_2, self.effective_distance, time, self.phase])
-        return start, waveforms.time_domain(x, rate, duration=DURATION)
+        return start, waveforms.time_domain(x, rate, duration=duration, f_min=lowest)
 
 
 def read(path: Path) -> tuple[Injection, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,10 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from gwstream.config import Section, explain, read_toml
 from gwstream.errors import ModelError
 from gwstream.prior import Prior
+from gwstream.waveforms import inspiral
+
+SHORTEST, LONGEST = 4, 16  # s that templates may last
+ROOM = 0.5  # s beside two windows
 
 CONTEXT_BANDS = 24
 CONTEXT = CONTEXT_BANDS + 2
@@ -49,6 +54,14 @@ class ConditioningSpec(Section):
         if not self.ready <= self.full:
             raise ValueError(f"ready ({self.ready} s) must not exceed full ({self.full} s)")
         return self
+
+    @property
+    def band_hz(self) -> tuple[float, float]:
+        """The stretch of the band where the stream is white, whatever the detector: clear of the floor and of Nyquist.
+
+        20 and 110 Hz for the default model.
+        """
+        return self.floor_hz * 10 / 9, self.pass_hz + 0.1 * (self.rate / 2 - self.pass_hz)
 
     def hash(self) -> str:
         """SHA-256 over the canonical JSON of these settings and the version of the code's recipe."""
@@ -199,6 +212,16 @@ class ModelSpec(Section):
         return Prior(**self.prior_.model_dump())
 
     @property
+    def period(self) -> int:
+        """s after which templates repeat: 4, or doubled until the longest signal and a window have room in it."""
+        return template_length(self.prior_.mass[0], self.seconds, self.conditioning.floor_hz)
+
+    @property
+    def seconds(self) -> float:
+        """Length of a window, s."""
+        return self.window / self.rate
+
+    @property
     def rate(self) -> int:
         return self.conditioning.rate
 
@@ -221,10 +244,21 @@ class ModelSpec(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> ModelSpec:
-        length = self.window / self.rate
-        if self.prior.time[1] >= length:
-            raise ValueError(f"prior.time ends at {self.prior.time[1]} s, but a window is {length} s long")
+        if self.prior.time[1] >= self.seconds:
+            raise ValueError(f"prior.time ends at {self.prior.time[1]} s, but a window is {self.seconds} s long")
+        if self.period > LONGEST:
+            raise ValueError(
+                f"templates would have to be {self.period} s long, and {LONGEST} s is the most: raise prior.mass from "
+                f"{self.prior.mass[0]:g} Msun or conditioning.floor_hz from {self.conditioning.floor_hz:g} Hz, or take "
+                f"windows shorter than {self.seconds:g} s"
+            )
         return self
+
+
+def template_length(mass: float, seconds: float, floor_hz: float) -> int:
+    """s that templates need for two of the lightest ``mass`` (Msun) from ``floor_hz``, and windows of ``seconds``."""
+    needed = max(seconds + inspiral(mass, mass, floor_hz), 2 * seconds + ROOM)
+    return max(SHORTEST, 1 << math.ceil(math.log2(needed)))
 
 
 def read_spec(path: Path) -> ModelSpec:

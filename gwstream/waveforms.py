@@ -20,6 +20,7 @@ from gwstream.records import Floats
 REFERENCE_HZ = 70.0
 GPC_M = 3.0856775814913674e25
 SUN_KG = 1.988409870698051e30  # lal.MSUN_SI
+SUN_S = 4.925490947641267e-6  # lal.MTSUN_SI
 
 
 def frequency_domain(
@@ -68,6 +69,12 @@ def time_domain(parameters: Floats, rate: int, *, duration: float = 8.0, f_min: 
     signal[:edge] *= fade
     signal[-edge // 2 :] *= fade[::-2]
     return signal
+
+
+def inspiral(mass_1: float, mass_2: float, frequency: float) -> float:
+    """s from ``frequency`` (Hz) to coalescence, of masses in Msun, by the quadrupole formula (Peters 1964)."""
+    chirp = (mass_1 * mass_2) ** 0.6 / (mass_1 + mass_2) ** 0.2 * SUN_S
+    return float(5 / 256 * chirp * (math.pi * frequency * chirp) ** (-8 / 3))
 
 
 def chirp_mass(mass_1: Floats, mass_2: Floats) -> Floats:

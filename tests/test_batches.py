@@ -30,11 +30,11 @@ def test_a_step_is_drawn_alike_whatever_came_before(tmp_path: Path) -> None:
     bank = tiny_bank()
     simulator = Simulator(spec, bank)
     source = Fresh(spec, bank, simulator)
-    first = source.at(3, 10)
-    other = source.at(7, 10)
+    first = source.at(3, 0.3)
+    other = source.at(7, 0.7)
     assert not torch.equal(first.x, other.x)
-    assert torch.equal(source.at(3, 10).y, first.y)
-    assert torch.equal(Fresh(spec, bank, simulator).at(7, 10).y, other.y)
+    assert torch.equal(source.at(3, 0.3).y, first.y)
+    assert torch.equal(Fresh(spec, bank, simulator).at(7, 0.7).y, other.y)
 
 
 def test_held_out_examples_do_not_depend_on_the_seed_of_training(tmp_path: Path) -> None:

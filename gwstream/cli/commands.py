@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def add_all(commands: Commands) -> None:
     """Every command, in the order of the help."""
     look = (watching.watch, asking.ask, drawing.get, drawing.plot)
-    make = (_train, measuring.validate, measuring.compare, compiling.compile_model)
+    make = (measuring.new_model, _train, measuring.validate, measuring.compare, compiling.compile_model)
     for add in (_run, _demo, *look, _replay, _simulate, publishing.publish, *make, _check_config, _schema):
         add(commands)
 
@@ -173,8 +173,9 @@ def _train(commands: Commands) -> None:
         "  gwstream train models/bbh-1det/model.toml --data runs/data --stored 3000000\n",
     )
     command.add_argument("recipe", type=Path, metavar="MODEL.toml", help="conditioning, prior, network and training")
-    command.add_argument("--output", type=Path, metavar="DIR", help="for checkpoint and loss log (default: runs/NAME)")
+    command.add_argument("--output", type=Path, metavar="DIR", help="for checkpoint and log (default: runs/NAME)")
     command.add_argument("--budget", type=seconds, help="stop after so long, as 90s, 30m or 1h30m (default: none)")
+    command.add_argument("--samples", type=whole_from(1000), metavar="N", help="instead of the recipe's")
     command.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     command.add_argument("--seed", type=whole_from(0), help="instead of the recipe's")
     command.add_argument("--data", type=Path, metavar="DIR", help="learn from stored examples, made if missing")
@@ -191,7 +192,8 @@ def _call_train(args: argparse.Namespace) -> int:
     if data is not None and args.prepare:
         print(f"{args.data}: {prepare(args.recipe, data)} examples")
         return 0
-    weights = train(args.recipe, output=args.output, budget=args.budget, resume=args.resume, seed=args.seed, data=data)
+    names = ("output", "budget", "samples", "resume", "seed")
+    weights = train(args.recipe, **{name: getattr(args, name) for name in names}, data=data)
     print(f"{weights}: written; now see whether it is calibrated: gwstream validate {weights.parent}")
     return 0
 

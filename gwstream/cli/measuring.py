@@ -7,10 +7,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gwstream.cli.base import Commands, add_command
-from gwstream.cli.values import whole_from
+from gwstream.cli.values import positive, seconds, whole_from
 
 if TYPE_CHECKING:
     from gwstream.training.validate import Plan
+
+
+def new_model(commands: Commands) -> None:
+    """Add ``new-model``."""
+    command = add_command(
+        commands,
+        "new-model",
+        _call_new_model,
+        "Write a recipe to train by: model.toml in a new folder, with every setting explained. Change what you like.",
+        "  gwstream new-model models/heavy --mass 40 150\n  gwstream new-model models/fine --rate 512 --mass 30 80\n",
+    )
+    command.add_argument("folder", type=Path, metavar="DIR", help="its last part becomes the model's name")
+    command.add_argument("--rate", type=int, choices=(256, 512, 1024), default=256, help="Hz (default: %(default)s)")
+    command.add_argument("--window", type=seconds, default=1.0, help="its length (default: 1s)")
+    command.add_argument(
+        "--mass", type=positive, nargs=2, default=(20.0, 100.0), metavar=("LOW", "HIGH"), help="Msun (default: 20 100)"
+    )
+
+
+def _call_new_model(args: argparse.Namespace) -> int:
+    from gwstream.training.recipe import Wish, write
+
+    low, high = args.mass
+    path = write(args.folder, Wish(rate=args.rate, seconds=args.window, mass=(low, high)))
+    print(f"{path}: written; look it over, then: gwstream train {path} --budget 20m")
+    return 0
 
 
 def validate(commands: Commands) -> None:

@@ -15,7 +15,6 @@ from gwstream.records import Floats
 OVERSAMPLE = 16
 FLOOR_DB = 60.0
 DRIFT_BANDS = 8
-BAND_HZ = (20.0, 110.0)
 
 
 def frequencies(spec: ConditioningSpec) -> Floats:
@@ -59,9 +58,9 @@ def _inflation(spec: ConditioningSpec) -> Floats:
 
 @lru_cache(maxsize=8)
 def bands(spec: ConditioningSpec, count: int) -> Floats:
-    """(count, bins) averaging weights over bands equal in ln f across 20-110 Hz, each row of sum 1."""
+    """(count, bins) averaging weights over bands equal in ln f across ``spec.band_hz``, each row of sum 1."""
     f = frequencies(spec)
-    edges = np.geomspace(*BAND_HZ, count + 1)
+    edges = np.geomspace(*spec.band_hz, count + 1)
     step = f[1]
     width = np.clip(np.minimum(f + step / 2, edges[1:, None]) - np.maximum(f - step / 2, edges[:-1, None]), 0.0, None)
     return np.asarray(width / width.sum(axis=1, keepdims=True))

@@ -164,7 +164,7 @@ class Inference:
         top = judged.best(BEST_OF)
         loudest = judged.waveforms[top].astype(np.float64)
         residual_p, peak_residual_p = p_values(
-            window.samples, proposed.templates, judged.x[top], window.whitener.averages
+            window.samples, proposed.templates, judged.x[top], window.whitener.averages, self.model.leftover
         )
         distance, latent_p = self._familiar(proposed.code)
         return Posterior(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DELTA_F = 0.25
-"""Hz between the basis' frequencies: templates are periodic over 4 s."""
+"""Hz between the basis' frequencies, where signals are short enough: templates are periodic over 4 s."""
 
 Complexes = NDArray[np.complex128]
 
@@ -35,7 +35,8 @@ def grid_position(chirp: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # compared and hashed by identity: it holds arrays
 class Bank:
-    """``basis``: (K, bins) spectra in 1/Hz from ``first_bin`` * 0.25 Hz on, orthonormal for the reference detector.
+    """``basis``: (K, bins) spectra in 1/Hz from ``first_bin`` on, ``delta_f`` Hz apart, orthonormal for the
+    reference detector.
 
     ``grid``: (n + 2, m + 2, K) spline coefficients with one mirrored node around. ``limits``: ((low, high) of the first
     coordinate, (low, high) of the ratio). ``gate``: (N, 2) chirp mass (Msun) and ratio of the gate's templates.
@@ -46,6 +47,7 @@ class Bank:
     grid: NDArray[np.complex64]
     limits: Floats
     gate: Floats
+    delta_f: float = DELTA_F
     table: Tensor = field(init=False, repr=False)
     """The grid's nodes as rows, (nodes, 2 K) float32: real parts, then imaginary parts."""
 
@@ -95,13 +97,15 @@ class Bank:
 
     def tensors(self) -> dict[str, Floats | NDArray[np.float32]]:
         """Arrays fit for safetensors."""
-        return {
+        found = {
             "bank.basis": np.stack([self.basis.real, self.basis.imag]),
             "bank.first_bin": np.array([float(self.first_bin)]),
             "bank.grid": np.stack([self.grid.real, self.grid.imag]),
             "bank.limits": self.limits,
             "bank.gate": self.gate,
         }
+        # weights from before there was a choice have none
+        return found if self.delta_f == DELTA_F else found | {"bank.delta_f": np.array([self.delta_f])}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, NDArray[np.float64]]) -> Bank:
@@ -113,4 +117,5 @@ class Bank:
             grid=(grid[0] + 1j * grid[1]).astype(np.complex64),
             limits=tensors["bank.limits"],
             gate=tensors["bank.gate"],
+            delta_f=float(tensors.get("bank.delta_f", [DELTA_F])[0]),
         )

@@ -21,17 +21,18 @@ from gwstream.inference.aggregate import Aggregate
 from gwstream.inference.bank import Bank
 from gwstream.inference.features import size
 from gwstream.inference.networks import Network, build
+from gwstream.inference.residual import FIRST, Leftover
 from gwstream.model import CONTEXT, ModelSpec, read_spec
 
 WEIGHTS = "weights.safetensors"
-DOUBLE = ("bank.limits", "bank.gate", "bank.first_bin")
+DOUBLE = ("bank.limits", "bank.gate", "bank.first_bin", "bank.delta_f")
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """A trained network, the bank it was trained with, and what they are good for.
 
-    ``aggregate``: of the windows it was trained on; older weights have none.
+    ``aggregate``: of the windows it was trained on; older weights have none. ``leftover``: of its noise.
     """
 
     spec: ModelSpec
@@ -39,6 +40,7 @@ class Model:
     bank: Bank
     hash: str
     aggregate: Aggregate | None = None
+    leftover: Leftover = FIRST
 
     @property
     def name(self) -> str:
@@ -77,11 +79,19 @@ def section_hashes(spec: ModelSpec) -> dict[str, str]:
     }
 
 
-def save(path: Path, spec: ModelSpec, bank: Bank, net: Network, aggregate: Aggregate | None = None) -> None:
-    """Write network, bank and aggregate, with the hashes of the sections they belong to, in one move."""
+def save(
+    path: Path,
+    spec: ModelSpec,
+    bank: Bank,
+    net: Network,
+    aggregate: Aggregate | None = None,
+    leftover: Leftover | None = None,
+) -> None:
+    """Write network, bank and what was measured, with the hashes of the sections they belong to, in one move."""
     state = {name: value for name, value in net.state_dict().items() if not name.startswith(net.training_only)}
     tensors: dict[str, Tensor] = {f"net.{name}": value.contiguous() for name, value in state.items()}
     arrays = bank.tensors() | ({} if aggregate is None else aggregate.tensors())
+    arrays |= {} if leftover is None else leftover.tensors()
     for name, array in arrays.items():
         kept = array if name in DOUBLE else array.astype(np.float32)
         tensors[name] = torch.from_numpy(np.ascontiguousarray(kept))
@@ -120,7 +130,8 @@ def load_model(folder: Path) -> Model:
                 f"{path}: its network reads {inputs} numbers of a window, where this version of gwstream makes "
                 f"{size(bank, CONTEXT)}; train anew with: gwstream train {folder / 'model.toml'}"
             )
-        aggregate = Aggregate.from_tensors({name: value.double().numpy() for name, value in tensors.items()})
+        arrays = {name: value.double().numpy() for name, value in tensors.items()}
+        aggregate, leftover = Aggregate.from_tensors(arrays), Leftover.from_tensors(arrays)
         net = build(spec, inputs)
         state = {name[4:]: value for name, value in tensors.items() if name.startswith("net.")}
         spare = {name: value for name, value in net.state_dict().items() if name.startswith(net.training_only)}
@@ -128,4 +139,4 @@ def load_model(folder: Path) -> Model:
     except (KeyError, RuntimeError, ValueError) as problem:
         raise ModelError(f"{path}: does not fit the network of model.toml: {problem}") from problem
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Model(spec, net.eval().requires_grad_(False), bank, digest, aggregate)
+    return Model(spec, net.eval().requires_grad_(False), bank, digest, aggregate, leftover)

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gwstream.conditioning.response import decimate, response
-from gwstream.inference.bank import DELTA_F, Bank, Complexes
+from gwstream.inference.bank import Bank, Complexes
 from gwstream.model import ConditioningSpec
 from gwstream.records import Floats, Whitener
 
 Singles = NDArray[np.float32]
 
 SHIFTS = 8  # sub-sample shifts of the templates
-LEAD = 2.0  # s before coalescence at which the periodic template begins
+LEAD = 0.5  # of its period lies before the coalescence of a template
 STENCIL = 4  # points of the interpolation in time
 BLOCK = 128  # waveforms at a time in double precision: they stay in the cache
 
@@ -31,12 +31,12 @@ BLOCK = 128  # waveforms at a time in double precision: they stay in the cache
 @lru_cache(maxsize=4)
 def _shifted(spec: ConditioningSpec, bank: Bank) -> Complexes:
     """Decimated spectra (SHIFTS, 2 K, bins) of every component, and of i times it, at every sub-sample shift."""
-    full = np.zeros((2 * bank.size, round(spec.rate / DELTA_F) + 1), np.complex128)
+    full = np.zeros((2 * bank.size, round(spec.rate / bank.delta_f) + 1), np.complex128)
     stop = bank.first_bin + bank.basis.shape[1]
     full[: bank.size, bank.first_bin : stop] = bank.basis
     full[bank.size :, bank.first_bin : stop] = 1j * bank.basis
-    f = np.arange(full.shape[1]) * DELTA_F
-    times = LEAD + np.arange(SHIFTS) / (SHIFTS * spec.rate)
+    f = np.arange(full.shape[1]) * bank.delta_f
+    times = LEAD / bank.delta_f + np.arange(SHIFTS) / (SHIFTS * spec.rate)
     return np.stack([decimate(spec, full * np.exp(-2j * np.pi * f * time)) for time in times])
 
 
@@ -45,10 +45,10 @@ class Templates:
 
     def __init__(self, spec: ConditioningSpec, bank: Bank, whitener: Whitener) -> None:
         self.bank = bank
-        self.rate = spec.rate
+        self.rate, self.band, self.floor = spec.rate, spec.band_hz, spec.floor_hz
         self.length = spec.window
         self.components = response(spec, _shifted(spec, bank), whitener.taps).astype(np.float32)
-        self.origin = round(LEAD * spec.rate)
+        self.origin = round(LEAD / bank.delta_f * spec.rate)
 
     def pieces(self, node: int) -> Singles:
         """Real components (2 K, window) for coalescence ``node / (8 rate)`` s into the window."""

@@ -8,12 +8,14 @@ looks like a merger is fitted by one, and betrays itself in the second: the test
 with the division in time instead of frequency.
 
 Whitened noise is not quite white: the filter comes from an estimated spectrum and the stream is empty below 18 Hz. So
-the chi-squares are scaled: their mean and variance are those measured on the chain's own noise, by averages.
+the chi-squares are scaled: their mean and variance are those measured on the chain's own noise, by averages, at the
+end of a model's training (`gwstream.training.leftover`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,29 +29,68 @@ from gwstream.waveforms import chirp_mass, component_masses
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """What is tested: a band (Hz), and its mean power and variance in units of white noise's.
+    """Power of the chain's noise in what is tested: mean and variance in units of white noise's.
 
     The variance has a part that goes with 1 / averages: a filter too loud is too loud over the whole band.
     """
 
-    band: tuple[float, float]
     mean: float
     variance: float
     by_averages: float
 
 
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What a model's noise leaves in the two stretches: the whole window, and around the peak."""
+
+    whole: Stretch
+    peak: Stretch
+
+    def tensors(self) -> dict[str, Floats]:
+        """By the name they have in ``weights.safetensors``."""
+        return {NAME: np.array([[one.mean, one.variance, one.by_averages] for one in (self.whole, self.peak)])}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Floats]) -> Leftover:
+        """From tensors by that name; for older weights, those of the first model."""
+        if NAME not in tensors:
+            return FIRST
+        whole, peak = (Stretch(*map(float, row)) for row in tensors[NAME])
+        return cls(whole, peak)
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """Of what is left of a window: power and degrees of freedom, in the whole of it and around the peak."""
+
+    whole: tuple[float, int]
+    peak: tuple[float, int]
+
+
+NAME = "residual.stretches"
 # measured over 240 detectors of the training family with 12 to 64 s of history (`tests/test_residual.py`)
-WHOLE = Stretch((20.0, 110.0), mean=0.981, variance=1.0, by_averages=2.3)
-AROUND_PEAK = Stretch((15.0, 128.0), mean=0.953, variance=0.945, by_averages=0.0)  # the stream is empty below 18 Hz
+FIRST = Leftover(Stretch(0.981, 1.0, by_averages=2.3), Stretch(0.953, 0.945, by_averages=0.0))
 PEAK = 0.047  # s on either side of coalescence
+BEGINNING = 5 / 6  # of the floor frequency: a tenth of a second has bins of 5 Hz
 STEPS = (1e-3, 5e-3, 2e-5)  # of ln chirp mass, ratio and time (s) for the derivatives
 SPENT = 1e-3  # a direction that keeps less than this of its variance has been fitted away
 
 
-def p_values(window: Floats, templates: Templates, x: Floats, averages: int) -> tuple[float, float]:
+def p_values(
+    window: Floats, templates: Templates, x: Floats, averages: int, usual: Leftover = FIRST
+) -> tuple[float, float]:
     """Chances that noise leaves more than the waveform of ``x`` (5,) does: in the window (n,), and around its peak.
 
-    ``averages``: segments in the spectrum of the window's filter.
+    ``averages``: segments in the spectrum of the window's filter; ``usual``: what the model's noise leaves.
+    """
+    found = leftover(window, templates, x)
+    return _p_value(*found.whole, usual.whole, averages), _p_value(*found.peak, usual.peak, averages)
+
+
+def leftover(window: Floats, templates: Templates, x: Floats) -> Power:
+    """What the waveform of ``x`` (5,) leaves of a window (n,).
+
+    The whole of it is looked at in the band where any detector's stream is white, the peak from where it begins to be.
     """
     waveform, tangents = _tangents(templates, x)
     residual = window - waveform
@@ -57,9 +98,11 @@ def p_values(window: Floats, templates: Templates, x: Floats, averages: int) -> 
     n, rate = len(window), templates.rate
     centre, half = round(float(x[3]) * rate), round(PEAK * rate)
     first, last = max(centre - half, 0), min(centre + half, n)
-    whole = _chi_square(residual, tangents, WHOLE.band, rate)
-    peak = _chi_square(residual[first:last], tangents[first:last], AROUND_PEAK.band, rate)
-    return _p_value(*whole, WHOLE, averages), _p_value(*peak, AROUND_PEAK, averages)
+    beginning = templates.floor * BEGINNING, rate / 2
+    return Power(
+        _chi_square(residual, tangents, templates.band, rate),
+        _chi_square(residual[first:last], tangents[first:last], beginning, rate),
+    )
 
 
 def _tangents(templates: Templates, x: Floats) -> tuple[Floats, Floats]:

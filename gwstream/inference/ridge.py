@@ -30,14 +30,14 @@ from gwstream.waveforms import component_masses
 COMPONENTS = 32
 SPACING = -0.5  # the power of the chirp mass in which nodes lie evenly: close where signals last longest
 COARSE = 4  # every so manieth chirp mass, every second ratio, and every CRUDE-th lag, for the first look
-PARTS = SHIFTS  # lags a sample, 0.5 ms apart: those between half samples are interpolated
+PARTS = SHIFTS  # lags a sample, 0.5 ms apart at LOW Hz: those between half samples are interpolated
 CRUDE = 4
 FORMS = 4  # parts of a sample at which norms are computed: aliasing makes them nearly a sine of the part
 STENCIL = 12  # half samples that a lag between them is interpolated from; fewer near the ends
-FAR = 5  # whole samples on either side at the first look
+FAR = 5  # whole samples on either side at the first look, at LOW Hz, and in proportion at other rates
+LOW = 256
 NEAR = 9  # lags on either side at the second, every one above CLOSE_SNR and every other below
 CLOSE_SNR = 15.0
-LAGS = 2 * FAR * PARTS + 1
 NORM_TIMES = 3
 
 
@@ -75,6 +75,9 @@ class Projector:
     def __init__(self, nodes: Grid, templates: Templates, time_range: tuple[float, float]) -> None:
         self.nodes = nodes
         self.rate, self._length, self._origin = templates.rate, templates.length, templates.origin
+        self.scale = max(1, round(self.rate / LOW))  # lags this much further apart are as long as at the LOW rate
+        self.far = FAR * self.scale
+        self._interpolation = _quarters(self.far)
         half, size = nodes.mix.shape[1] // 2, templates.bank.size
         kept = np.r_[:half, size : size + half]
         self._components = torch.from_numpy(np.ascontiguousarray(templates.components[:, kept]))
@@ -117,22 +120,24 @@ class Projector:
         return torch.round(position).clamp(0, NORM_TIMES - 1).long()
 
     def project(self, windows: Tensor, whole: Tensor) -> Tensor:
-        """(B, lags, 2 K): windows (B, n) times components at LAGS lags around whole samples (B,)."""
-        strip = self._length + 2 * FAR
+        """(B, lags, 2 K): windows (B, n) times components at 2 PARTS `far` + 1 lags around whole samples (B,)."""
+        far = self.far
+        strip = self._length + 2 * far
         view = self._components[:: PARTS // 2].unfold(2, strip, 1)  # (2, 2 K, begins, strip)
-        strips = view[:, :, self._origin - whole - FAR].permute(2, 0, 1, 3).reshape(len(windows), -1, strip)
-        # column j is the window moved down by 2 FAR - j samples: a template j samples later
-        moved = functional.pad(windows, (2 * FAR, 2 * FAR)).unfold(1, strip, 1).transpose(1, 2)
-        products = torch.bmm(strips, moved).reshape(len(windows), 2, -1, 2 * FAR + 1)
-        halves = products.permute(0, 3, 1, 2).reshape(len(windows), 2 * (2 * FAR + 1), -1)
-        return _QUARTERS @ halves
+        strips = view[:, :, self._origin - whole - far].permute(2, 0, 1, 3).reshape(len(windows), -1, strip)
+        # column j is the window moved down by 2 far - j samples: a template j samples later
+        moved = functional.pad(windows, (2 * far, 2 * far)).unfold(1, strip, 1).transpose(1, 2)
+        products = torch.bmm(strips, moved).reshape(len(windows), 2, -1, 2 * far + 1)
+        halves = products.permute(0, 3, 1, 2).reshape(len(windows), 2 * (2 * far + 1), -1)
+        return self._interpolation @ halves
 
 
-def _quarters() -> Tensor:
-    """(LAGS, 2 (2 FAR + 1)): values at every lag by Lagrange interpolation of those at half samples."""
-    given = np.arange(2 * (2 * FAR + 1)) * (PARTS // 2)
-    out = np.zeros((LAGS, len(given)))
-    for row in range(LAGS):
+@lru_cache(maxsize=4)
+def _quarters(far: int) -> Tensor:
+    """(2 PARTS far + 1, 2 (2 far + 1)): values at every lag by Lagrange interpolation of those at half samples."""
+    given = np.arange(2 * (2 * far + 1)) * (PARTS // 2)
+    out = np.zeros((2 * far * PARTS + 1, len(given)))
+    for row in range(len(out)):
         before = row // (PARTS // 2)
         room = min(before + 1, len(given) - 1 - before)  # as many on either side, or the polynomial swings
         half = int(np.clip(room, 2, STENCIL // 2))
@@ -144,18 +149,15 @@ def _quarters() -> Tensor:
     return torch.from_numpy(out).float()
 
 
-_QUARTERS = _quarters()
-
-
 def ridge(projector: Projector, windows: Tensor, times: Tensor) -> Ridge:
     """The ridge of each of windows (B, n), sought around the gate's best times (B,)."""
     whole = torch.round(times * projector.rate).long()
     products = projector.project(windows, whole)
     centre, snr = _best_lag(projector, products, times)
-    stride = torch.where(snr > CLOSE_SNR, 1, 2)
+    stride = projector.scale * torch.where(snr > CLOSE_SNR, 1, 2)
     index = centre[:, None] + torch.arange(-NEAR, NEAR + 1) * stride[:, None]
     chosen = products.gather(1, index[..., None].expand(-1, -1, products.shape[2]))
-    origin = (whole * PARTS + centre - FAR * PARTS).float() / (PARTS * projector.rate)
+    origin = (whole * PARTS + centre - projector.far * PARTS).float() / (PARTS * projector.rate)
     log_l, a, b = _log_likelihood(projector.nodes.mix, chosen, projector.forms(times, index % PARTS))
     offsets = (index - centre[:, None]).float() / (PARTS * projector.rate)
     return measure(projector.nodes, (log_l, a, b), projector.log_norms(times), origin, offsets)
@@ -169,12 +171,12 @@ def _log_likelihood(mix: Tensor, products: Tensor, forms: Tensor) -> tuple[Tenso
 
 def _best_lag(projector: Projector, products: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
     """Index (B,) of the lag with the best node of a coarser grid, with room for the second look, and its SNR (B,)."""
-    nodes, margin = projector.nodes, 2 * NEAR
+    nodes, margin, crude = projector.nodes, 2 * NEAR * projector.scale, CRUDE * projector.scale
     keep = torch.arange(CHIRPS * RATIOS).reshape(RATIOS, CHIRPS)[1::2, COARSE // 2 :: COARSE].flatten()
     keep = keep[nodes.inside[keep]]
     mix = torch.cat([nodes.mix[keep], nodes.mix[len(nodes.log_measure) + keep]])
-    lags = torch.arange(margin, products.shape[1] - margin, CRUDE)
+    lags = torch.arange(margin, products.shape[1] - margin, crude)
     forms = projector.forms(times, (lags % PARTS).expand(len(times), -1))[..., keep]
     log_l, _, _ = _log_likelihood(mix, products[:, lags], forms)
     power, best = log_l.amax(2).max(1)
-    return best * CRUDE + margin, torch.sqrt(2 * power)
+    return best * crude + margin, torch.sqrt(2 * power)

@@ -105,7 +105,7 @@ class Signals:
         return out
 
 
-_LEAD = round(injection.DURATION * NANO)
+_LEAD = round(injection.LONGEST * NANO)
 
 
 def injections(config: SourceConfig, prior: Prior | None = None) -> tuple[Injection, ...]:

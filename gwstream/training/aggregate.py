@@ -36,7 +36,7 @@ def add(folder: Path) -> None:
     """Give the weights in a model's folder, trained before there was an aggregate, one. Raises `ModelError`."""
     model = load_model(folder)
     found = gather(model.spec, model.bank, Simulator(model.spec, model.bank))
-    save(folder / WEIGHTS, model.spec, model.bank, model.net, found)
+    save(folder / WEIGHTS, model.spec, model.bank, model.net, found, model.leftover)
 
 
 def _codes(spec: ModelSpec, bank: Bank, simulator: Simulator, count: int, rng: Generator) -> Floats:

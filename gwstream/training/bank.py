@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 from scipy.ndimage import spline_filter
 
 from gwstream import spectra, waveforms
 from gwstream.conditioning import whitening
 from gwstream.conditioning.response import decimate, gain, response
-from gwstream.inference.bank import DELTA_F, Bank, Complexes, grid_position
+from gwstream.inference.bank import Bank, Complexes, grid_position
 from gwstream.model import ConditioningSpec, ModelSpec
 from gwstream.records import Floats
 
@@ -16,6 +18,7 @@ REFERENCE = "aLIGO_O4_high"
 LOWEST = 2.0 / 3.0  # of the floor frequency: where the templates begin (the filters are 60 dB down there)
 BEYOND = 1.06  # of the prior's chirp masses, either way: the ridge looks over the edge
 SUBSET = 3  # every third node makes the decomposition
+SAMPLED, MOST_MISSED = 100, 0.03  # signals that a bank is tried on, and what it may miss of one
 
 
 def build(spec: ModelSpec) -> Bank:
@@ -25,26 +28,66 @@ def build(spec: ModelSpec) -> Bank:
     ends = grid_position(np.array([high * BEYOND, low / BEYOND]))
     positions = np.linspace(ends[0], ends[1], spec.bank.chirp_nodes)
     ratios = np.linspace(spec.prior.min_ratio, 1.0, spec.bank.ratio_nodes)
-    first = round(conditioning.floor_hz * LOWEST / DELTA_F)
-    last = round(conditioning.stop_hz / DELTA_F) + 8
-    table = np.stack([_row(position ** (-0.6), ratios, first, last) for position in positions])
-    metric = _metric(conditioning, first, last)
+    delta_f = 1 / spec.period
+    first = round(conditioning.floor_hz * LOWEST / delta_f)
+    bins = np.arange(first, round(conditioning.stop_hz / delta_f) + 9, dtype=np.float64) * delta_f
+    table = np.stack([_row(position ** (-0.6), ratios, bins) for position in positions])
+    metric = _metric(conditioning, bins)
     basis = _basis(table[::SUBSET, ::SUBSET] * metric, spec.bank.components)
     coefficients = np.einsum("nmf,kf->nmk", table * metric, np.conj(basis))
     grid = _spline(coefficients)
     limits = np.array([[positions[0], positions[-1]], [ratios[0], ratios[-1]]])
-    bank = Bank(basis=basis / metric, first_bin=first, grid=grid, limits=limits, gate=np.empty((0, 2)))
-    gate = _cover(spec, bank)
-    return Bank(basis=bank.basis, first_bin=first, grid=grid, limits=limits, gate=gate)
+    none = np.empty((0, 2))
+    bank = Bank(basis=basis / metric, first_bin=first, grid=grid, limits=limits, gate=none, delta_f=delta_f)
+    return replace(bank, gate=_cover(spec, bank))
 
 
-def _row(chirp: float, ratios: Floats, first: int, last: int) -> Complexes:
-    """Spectra (ratios, bins) at one chirp mass."""
-    mass_1, mass_2 = waveforms.component_masses(np.full(len(ratios), chirp), ratios)
-    f_min, f_max = (first + 0.5) * DELTA_F, last * DELTA_F
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """Relative error, at worst, of a bank's signals in the reference noise: in all, and for want of components."""
+
+    spec: ModelSpec
+    whole: float
+    components: float
+
+    @property
+    def advice(self) -> str | None:
+        """What to change in the recipe; None where there is no need."""
+        if self.whole <= MOST_MISSED:
+            return None
+        bank = self.spec.bank
+        which = f"bank.chirp_nodes from {bank.chirp_nodes} or bank.ratio_nodes from {bank.ratio_nodes}"
+        if self.components > 0.5 * self.whole:
+            which = f"bank.components from {bank.components}"
+        return f"the templates miss up to {self.whole:.1%} of a signal of this prior: raise {which}".replace("%", " %")
+
+
+def shortfall(spec: ModelSpec, bank: Bank) -> Shortfall:
+    """How well a bank makes lalsimulation's waveforms over its prior."""
+    masses = spec.prior.draw(np.random.default_rng(spec.training.seed), SAMPLED)[:, :2]
+    f = (bank.first_bin + np.arange(bank.basis.shape[1], dtype=np.float64)) * bank.delta_f
+    metric = _metric(spec.conditioning, f)
+    true = _spectra(masses[:, 0], masses[:, 1], f) * metric
+    basis = bank.basis * metric
+    errors = [
+        np.linalg.norm(found @ basis - true, axis=1) / np.linalg.norm(true, axis=1)
+        for found in (bank.coefficients(masses[:, 0], masses[:, 1]), true @ np.conj(basis).T)
+    ]
+    return Shortfall(spec, *(float(one.max()) for one in errors))
+
+
+def _row(chirp: float, ratios: Floats, f: Floats) -> Complexes:
+    """Spectra (ratios, bins) at one chirp mass and the bins' frequencies, Hz."""
+    return _spectra(*waveforms.component_masses(np.full(len(ratios), chirp), ratios), f)
+
+
+def _spectra(mass_1: Floats, mass_2: Floats, f: Floats) -> Complexes:
+    """lalsimulation's (n, bins) at frequencies that are multiples of their distance, Hz."""
+    delta_f = float(f[1] - f[0])
+    first, f_min, f_max = round(f[0] / delta_f), float(f[0] + 0.5 * delta_f), float(f[-1])
     return np.stack(
         [
-            waveforms.frequency_domain(a, b, delta_f=DELTA_F, f_min=f_min, f_max=f_max)[first:]
+            waveforms.frequency_domain(a, b, delta_f=delta_f, f_min=f_min, f_max=f_max)[first:]
             for a, b in zip(mass_1, mass_2, strict=True)
         ]
     )
@@ -67,9 +110,8 @@ def decimated_power(spec: ConditioningSpec, psd: Floats) -> Floats:
     return np.asarray(out)
 
 
-def _metric(spec: ConditioningSpec, first: int, last: int) -> Floats:
+def _metric(spec: ConditioningSpec, f: Floats) -> Floats:
     """Weights (bins,) that make the reference noise white, with the filters' inflation at the low end."""
-    f = np.arange(first, last + 1, dtype=np.float64) * DELTA_F
     return 1e-23 / spectra.asd(REFERENCE, f) * np.where(f < spec.floor_hz, (f / spec.floor_hz) ** 6, 1.0)
 
 
@@ -109,7 +151,7 @@ def _cover(spec: ModelSpec, bank: Bank) -> Floats:
 def _standard(spec: ConditioningSpec, bank: Bank, masses: Floats) -> tuple[Complexes, Complexes]:
     """Analytic whitened waveforms of unit norm as spectra, and their conjugates, in the reference noise."""
     coefficients = bank.coefficients(masses[:, 0], masses[:, 1])
-    full = np.zeros((bank.size, round(spec.rate / DELTA_F) + 1), np.complex128)
+    full = np.zeros((bank.size, round(spec.rate / bank.delta_f) + 1), np.complex128)
     full[:, bank.first_bin : bank.first_bin + bank.basis.shape[1]] = bank.basis
     taps = whitening.minimum_phase(spec, reference_psd(spec), averages=10_000)
     series = response(spec, decimate(spec, full), taps)

@@ -20,8 +20,10 @@ from gwstream.training.dataset import Examples, Member, Simulator, family
 
 GROUPS = 8  # members of the family in a batch
 OVERDRAW = 1.25
+ROUNDING = 1e-9
 SAMPLE = 4096  # examples the inputs are scaled by
 HELD_SEED, HELD = 20204, 4096  # examples no network learns from
+LEAST_HELD, SHARE = 512, 64  # of them in a short training: one for so many samples, but for the least
 
 
 def columns(examples: Examples) -> dict[str, Tensor]:
@@ -63,8 +65,9 @@ def batch(spec: ModelSpec, simulator: Simulator, members: list[Member], rng: Gen
     return each(lambda value: value[kept], drawn)
 
 
-def held_out(spec: ModelSpec, bank: Bank, simulator: Simulator, count: int = HELD) -> Examples:
-    """The same examples for every network of one prior, from detectors of their own."""
+def held_out(spec: ModelSpec, bank: Bank, simulator: Simulator, count: int | None = None) -> Examples:
+    """The same examples for every network of one prior, from detectors of their own; fewer for a short training."""
+    count = count or min(HELD, max(LEAST_HELD, spec.training.samples // SHARE))
     rng = np.random.default_rng(HELD_SEED)
     members = family(spec, bank, 2 * GROUPS, rng)
     return joined([batch(spec, simulator, members, rng, count // 4) for _ in range(4)])
@@ -87,10 +90,10 @@ class Fresh:
         share = SAMPLE // len(members)
         return joined([draw(self._spec, self._simulator, one, share, rng) for one in members])
 
-    def at(self, step: int, total: int) -> Examples:
-        """The batch of one step of ``total``, from the family that is current then."""
+    def at(self, step: int, fraction: float) -> Examples:
+        """The batch of one step, with so much of the run done, from the family that is current then."""
         training = self._spec.training
-        era = step // max(1, round(training.refresh * total))
+        era = int(fraction / training.refresh + ROUNDING)
         if era != self._era:
             rng = np.random.default_rng([training.seed, 1, era])
             self._era, self._members = era, family(self._spec, self._bank, training.whiteners, rng)

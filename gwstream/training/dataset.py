@@ -7,6 +7,7 @@ model's rate in the frequency domain: decimated signal plus decimated noise, tim
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,15 +56,15 @@ class Examples:
     windows: Tensor
 
 
-def bins(spec: ConditioningSpec) -> int:
-    """Bins of the 4-s spectra."""
-    return round(spec.rate / 2 / DELTA_F) + 1
+def bins(spec: ConditioningSpec, delta_f: float = DELTA_F) -> int:
+    """Bins of spectra up to the model's Nyquist frequency."""
+    return round(spec.rate / 2 / delta_f) + 1
 
 
-def random_psd(spec: ConditioningSpec, rng: Generator) -> Floats:
-    """PSD of decimated noise at the 4-s bins: a shipped shape with random scale, tilt, ripple and lines."""
+def random_psd(spec: ConditioningSpec, rng: Generator, delta_f: float = DELTA_F) -> Floats:
+    """PSD of decimated noise at `bins`: a shipped shape with random scale, tilt, ripple and lines."""
     names = spectra.names()
-    f = np.arange(2 * bins(spec) - 1) * DELTA_F
+    f = np.arange(2 * bins(spec, delta_f) - 1) * delta_f
     power = spectra.asd(names[rng.integers(len(names))], np.maximum(f, 5.0)) ** 2
     log_f = np.log(np.maximum(f, 5.0) / 60.0)
     shape = rng.normal(0, 0.25) * log_f
@@ -71,16 +72,16 @@ def random_psd(spec: ConditioningSpec, rng: Generator) -> Floats:
         shape = shape + rng.normal(0, 0.12) * np.cos(rng.uniform(1, 5) * log_f + rng.uniform(0, 2 * np.pi))
     power = power * np.exp(shape + rng.normal(0, 0.4))
     for _ in range(rng.integers(0, 8)):
-        centre, width = rng.uniform(16, 140), rng.uniform(DELTA_F, 0.6)
+        centre, width = rng.uniform(spec.floor_hz - 2, spec.stop_hz - 8), rng.uniform(DELTA_F, 0.6)
         power = power * (1 + 10 ** rng.uniform(0.3, 3) / (1 + ((f - centre) / width) ** 2))
     return decimated_power(spec, power)
 
 
 def estimated_whitener(spec: ConditioningSpec, psd: Floats, seconds: int, rng: Generator) -> Whitener:
-    """What the chain makes of ``seconds`` of Gaussian noise of this decimated PSD."""
+    """What the chain makes of ``seconds`` of Gaussian noise of this decimated PSD, whose bins may be any."""
     n = (seconds + 8) * spec.rate
     f = np.fft.rfftfreq(n, 1 / spec.rate)
-    level = np.sqrt(np.interp(f, np.arange(len(psd)) * DELTA_F, psd) * n * spec.rate / 4)
+    level = np.sqrt(np.interp(f, np.arange(len(psd)) * spec.rate / (2 * (len(psd) - 1)), psd) * n * spec.rate / 4)
     noise = np.fft.irfft(level * (rng.standard_normal(len(f)) + 1j * rng.standard_normal(len(f))), n)
     running = RunningPsd(spec)
     end = seconds * spec.rate
@@ -127,11 +128,12 @@ def member(spec: ModelSpec, bank: Bank, psd: Floats, seconds: int, rng: Generato
 def family(spec: ModelSpec, bank: Bank, count: int, rng: Generator) -> list[Member]:
     """``count`` detectors; half of them with a full history, the others with less."""
     conditioning = spec.conditioning
-    least, most = round(conditioning.ready), round(conditioning.full)
+    most = math.floor(conditioning.full)
+    least = min(math.ceil(conditioning.ready), most)
     members = []
     for index in range(count):
         seconds = most if index % 2 else int(rng.integers(least, most + 1))
-        members.append(member(spec, bank, random_psd(conditioning, rng), seconds, rng))
+        members.append(member(spec, bank, random_psd(conditioning, rng, bank.delta_f), seconds, rng))
     return members
 
 
@@ -143,10 +145,10 @@ class Simulator:
         self._bank = bank
         self.prior = spec.prior
         conditioning = spec.conditioning
-        full = round(conditioning.rate / DELTA_F) + 1
+        full = round(conditioning.rate / bank.delta_f) + 1
         self._slice = slice(bank.first_bin, bank.first_bin + bank.basis.shape[1])
         self._basis = torch.from_numpy(bank.basis).to(torch.complex64)
-        self._frequencies = torch.arange(full)[self._slice].double() * DELTA_F
+        self._frequencies = torch.arange(full)[self._slice].double() * bank.delta_f
         self._full = full
         self._gain = torch.from_numpy(gain(conditioning, full)).to(torch.complex64)
 

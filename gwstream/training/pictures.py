@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import beta
 
 from gwstream.records import PARAMETERS, Floats
+from gwstream.training import glance
 from gwstream.training.judge import SNR, Verdict
 
 CORNERS = ("exact", "as served", "network alone")
@@ -116,6 +117,31 @@ def loss_plot(curves: Mapping[str, Floats], path: Path) -> None:
     _save(figure, plt, path)
 
 
+def progress_plot(loss: Floats, held: Floats, distances: Floats, path: Path) -> None:
+    """A run so far, by samples seen: loss (n, 2) and held-out loss (m, 2) in nats; distances (m, 6) from uniform ranks.
+
+    Replaced in one move, for whoever looks at it meanwhile.
+    """
+    figure, plt = _figure(2, (10.0, 4.2))
+    left, right = figure.axes
+    left.plot(loss[:, 0] / 1e6, loss[:, 1], color="0.75", lw=0.8, label="training")
+    left.plot(held[:, 0] / 1e6, held[:, 1], color=COLOURS[0], lw=1.6, marker=".", label="held out")
+    if len(held):  # the first steps are far off, and of no interest
+        low, high = min([*held[:, 1], *loss[-20:, 1]]), np.quantile(held[:, 1], 0.9)
+        left.set_ylim(low - 0.1 * (high - low) - 0.1, high + 0.3 * (high - low) + 0.3)
+    left.set(xlabel="samples (millions)", ylabel="loss (nats)")
+    for k, name in enumerate(glance.NAMES):
+        right.plot(distances[:, 0] / 1e6, distances[:, k + 1], color=COLOURS[k], lw=1.2, marker=".", label=name)
+    right.axhline(glance.usual(glance.COUNT), color="black", lw=0.8, ls=":")
+    right.set(xlabel="samples (millions)", ylabel="P-P distance, network alone", yscale="log")
+    right.set_title("below the line: as good as calibrated", fontsize=9, loc="left")
+    for axis in (left, right):
+        axis.legend(frameon=False, fontsize=8)
+    part = path.with_name(f".{path.name}")
+    _save(figure, plt, part)
+    part.replace(path)
+
+
 def _figure(panels: int, size: tuple[float, float]) -> tuple[Any, Any]:
     import matplotlib as mpl
 
@@ -129,5 +155,5 @@ def _figure(panels: int, size: tuple[float, float]) -> tuple[Any, Any]:
 
 
 def _save(figure: Any, plt: Any, path: Path, dpi: int = 110) -> None:
-    figure.savefig(path, dpi=dpi)
+    figure.savefig(path, dpi=dpi, format="png")
     plt.close(figure)

@@ -5,6 +5,7 @@ So networks are compared on the very same windows, some of them can be left out,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,7 +15,6 @@ from numpy.random import Generator
 
 from gwstream import spectra
 from gwstream.inference import Model
-from gwstream.inference.bank import DELTA_F
 from gwstream.inference.likelihood import Templates
 from gwstream.prior import Prior
 from gwstream.records import Floats, Window
@@ -73,6 +73,7 @@ class Population:
 
     def _named(self, rng: Generator) -> Member:
         spec = self._model.spec
-        f = np.arange(2 * bins(spec.conditioning) - 1) * DELTA_F
+        delta_f = self._model.bank.delta_f
+        f = np.arange(2 * bins(spec.conditioning, delta_f) - 1) * delta_f
         power = decimated_power(spec.conditioning, spectra.asd(self._detectors, np.maximum(f, 5.0)) ** 2)
-        return member(spec, self._model.bank, power, round(spec.conditioning.full), rng)
+        return member(spec, self._model.bank, power, math.floor(spec.conditioning.full), rng)

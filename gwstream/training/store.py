@@ -66,7 +66,7 @@ class Store:
         shard = self._load(0)
         return each(lambda value: value[:SAMPLE], shard)
 
-    def at(self, step: int, total: int) -> Examples:
+    def at(self, step: int, fraction: float) -> Examples:
         """The batch of one step: shards, and examples in a shard, in another order each epoch."""
         training = self._spec.training
         steps = SHARD // training.batch

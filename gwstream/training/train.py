@@ -6,7 +6,6 @@ All that step k draws comes from a generator seeded by (seed, k): a run that was
 from __future__ import annotations
 
 import copy
-import csv
 import json
 import math
 import shutil
@@ -26,13 +25,16 @@ from gwstream.inference.networks import Network, build
 from gwstream.inference.networks.base import Inputs, Objective, Pace
 from gwstream.model import ModelSpec, TrainingSpec, read_spec
 from gwstream.training import bank as bank_builder
+from gwstream.training import glance, leftover
 from gwstream.training.aggregate import gather
 from gwstream.training.batches import Fresh, held_out, pieces
 from gwstream.training.dataset import Examples, Simulator
+from gwstream.training.log import CALIBRATION, HELD, Look, logged
 from gwstream.training.store import Store
 
 AVERAGE = 0.999
-SAVE_EVERY = 500
+SAVE_EVERY = 500  # steps, or so many that there are LOOKS in a run, but for LEAST_EVERY
+LOOKS, LEAST_EVERY = 20, 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class Run:
     optimiser: torch.optim.AdamW
     held: Examples
     step: int = 0
+    fraction: float = 0.0
+    """How much of the run is done: of its steps, or of its time where that was given."""
 
 
 def train(
@@ -59,20 +63,25 @@ def train(
     *,
     output: Path | None = None,
     budget: float | None = None,
+    samples: int | None = None,
     resume: bool = False,
     seed: int | None = None,
     data: Data | None = None,
 ) -> Path:
     """Train the model of ``recipe`` (model.toml) and write its weights beside it; returns the weights' path.
 
-    ``output``: folder of checkpoint and loss log (default ``runs/<name>``). ``budget``: seconds of training, in place
-    of ``training.samples``. ``resume``: go on from the last checkpoint. ``data``: stored examples to learn from,
-    made where they are missing; without it they are drawn on the fly. Raises `ModelError` for an unusable recipe, or a
-    folder of examples made for another.
+    ``output``: folder of checkpoint, log and picture (default ``runs/<name>``). ``samples``: instead of the recipe's;
+    ``budget``: seconds of training, in place of either. ``resume``: go on from the last checkpoint. ``data``: stored
+    examples to learn from, made where they are missing; without it they are drawn on the fly. Raises
+    `ModelError` for an unusable recipe, or a folder of examples made for another.
     """
     spec = read_spec(recipe)
+    if samples is not None:
+        spec = spec.model_copy(update={"training": spec.training.model_copy(update={"samples": samples})})
     _say("making the template bank")
     bank = bank_builder.build(spec)  # of the recipe's seed: networks of all seeds share bank and examples
+    if advice := bank_builder.shortfall(spec, bank).advice:
+        _say(f"{recipe}: {advice}; going on all the same")
     simulator = Simulator(spec, bank)
     if seed is not None:
         spec = spec.model_copy(update={"training": spec.training.model_copy(update={"seed": seed})})
@@ -90,9 +99,10 @@ def train(
     _tell(folder / "training.json", spec, source, run, (run.step - first, time.monotonic() - began))
     run.net.load_state_dict(run.average)
     weights = recipe.parent / checkpoint.WEIGHTS
-    _say("measuring how far windows of the training lie apart")
-    checkpoint.save(weights, spec, bank, run.net, gather(spec, bank, simulator))
-    for name in ("training.json", "held-out.csv"):  # what comparisons tell of the run
+    _say("measuring how far windows of the training lie apart, and what signals leave over")
+    measured = gather(spec, bank, simulator), leftover.measure(spec, bank, simulator)
+    checkpoint.save(weights, spec, bank, run.net, *measured)
+    for name in ("training.json", HELD, CALIBRATION):  # what comparisons tell of the run
         if folder != recipe.parent:
             shutil.copy(folder / name, recipe.parent / name)
     return weights
@@ -153,46 +163,22 @@ def schedule(spec: TrainingSpec, fraction: float) -> tuple[float, Pace]:
 
 
 def _loop(spec: ModelSpec, source: Fresh | Store, run: Run, folder: Path, budget: float | None) -> None:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
     training = spec.training
     total = -(-training.samples // training.batch)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    mode = "a" if run.step else "w"
-    with (
-        Progress(*columns) as progress,
-        (folder / "loss.csv").open(mode, newline="") as log,
-        (folder / "held-out.csv").open(mode, newline="", buffering=1) as held,
-    ):
-        judged = csv.writer(held)
-        task = progress.add_task("training", total=total, completed=run.step)
-        writer = csv.writer(log)
-        began, first = time.monotonic(), run.step
-        while run.step < total:
-            if budget is not None and run.step > first and (run.step - first) % 50 == 0:
+    with logged(folder, training.batch, run.step, total) as log:
+        began, first, started = time.monotonic(), run.step, run.fraction
+        while run.fraction < 1 and (budget is not None or run.step < total):
+            row = _step(spec, source.at(run.step, run.fraction), run, run.fraction)
+            run.fraction = run.step / total
+            if budget is not None:
                 spent = time.monotonic() - began
-                total = max(run.step + 1, run.step + int((run.step - first) * (budget - spent) / spent))
-                progress.update(task, total=total)
-            row = _step(spec, source.at(run.step, total), run, run.step / total)
-            progress.update(task, completed=run.step, description=f"loss {row[1]:.2f}")
+                run.fraction = min(1.0, started + (1 - started) * spent / budget)
+                total = run.step + math.ceil((run.step - first) * max(0.0, budget - spent) / spent)
+            log.step(run.step, row[1], total)
             if run.step % 20 == 0:
-                writer.writerow([run.step, run.step * training.batch, *(f"{value:.5g}" for value in row)])
-                log.flush()
-            if run.step % SAVE_EVERY == 0:
-                judged.writerow([run.step, run.step * training.batch, f"{_judge(spec, run):.5g}"])
+                log.update(run.step, row)
+            if run.step % min(SAVE_EVERY, max(LEAST_EVERY, total // LOOKS)) == 0:
+                log.look(run.step, _look(spec, run))
                 _save(run, folder / "checkpoint.safetensors")
     _save(run, folder / "checkpoint.safetensors")
 
@@ -236,6 +222,14 @@ def _judge(spec: ModelSpec, run: Run) -> float:
     return float(torch.stack(losses).mean())
 
 
+def _look(spec: ModelSpec, run: Run) -> Look:
+    """Where the run stands; what it will draw is untouched."""
+    averaged = copy.deepcopy(run.net)
+    averaged.load_state_dict(run.average)
+    found = glance.ranks(averaged, run.held)
+    return Look(_judge(spec, run), glance.distances(found), len(found))
+
+
 def _save(run: Run, path: Path) -> None:
     """Network, average and optimiser as one safetensors file, replaced in one move."""
     from safetensors.torch import save_file
@@ -245,7 +239,11 @@ def _save(run: Run, path: Path) -> None:
     for index, state in run.optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in state.items()}
     part = path.with_suffix(".part")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, part, {"step": str(run.step)})
+    save_file(
+        {name: value.contiguous() for name, value in tensors.items()},
+        part,
+        {"step": str(run.step), "fraction": repr(run.fraction)},
+    )
     part.replace(path)
 
 
@@ -256,7 +254,8 @@ def _restore(run: Run, path: Path) -> None:
         raise ModelError(f"{path}: no checkpoint to resume from; leave out --resume to start afresh")
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        run.step = int(file.metadata()["step"])
+        told = file.metadata()
+    run.step, run.fraction = int(told["step"]), float(told.get("fraction", 0.0))
     run.net.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("net.")})
     run.average = {name: tensors[f"average.{name}"] for name in run.net.state_dict()}
     state: dict[int, dict[str, Tensor]] = {}
