@@ -376,7 +376,8 @@ def test_train_says_where_the_weights_are_and_what_comes_next(
 
     monkeypatch.setattr("gwstream.training.train.train", train)
     assert cli.main(["train", str(tmp_path / "model.toml"), "--budget", "30m"]) == 0
-    assert asked == {"output": None, "budget": 1800.0, "resume": False, "seed": None, "data": None}
+    nothing = dict.fromkeys(("output", "samples", "seed", "data"))
+    assert asked == {**nothing, "budget": 1800.0, "resume": False}
     assert f"gwstream validate {tmp_path}" in capsys.readouterr().out
 
 
