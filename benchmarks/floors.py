@@ -125,7 +125,9 @@ def of_strain(m: Machine) -> list[Hot]:
 
     white = c.rate // c.hop
     fine = whitening.OVERSAMPLE * c.taps
-    whole = 2 * c.rate * filters / m.dgemm + 2 * (c.rate + c.window) * c.taps / m.dgemm + 4 * fft(fine) / m.dgemm
+    decimating = 2 * c.rate * filters / m.dgemm
+    whitening_all = 2 * (c.rate + c.window) * c.taps / m.dgemm
+    spectrum_and_filter = (fft(c.taps) + 4 * fft(fine)) / m.dgemm + 63 * len(spectrum) / m.sort
     return [
         Hot(
             "frame: check and parse",
@@ -136,22 +138,27 @@ def of_strain(m: Machine) -> list[Hot]:
         Hot(
             "decimation",
             f"2 x {c.rate} outputs x {filters} taps, fp64",
-            2 * c.rate * filters / m.dgemm,
+            decimating,
             decimate,
         ),
         Hot(
             "whitening, 16 windows",
             f"2 x {c.rate + c.window} samples x {c.taps} taps, fp64: each once a whitener",
-            2 * (c.rate + c.window) * c.taps / m.dgemm,
+            whitening_all,
             lambda: [np.convolve(piece, taps, mode="valid") for _ in range(white)],
         ),
         Hot(
             "PSD and filter",
             f"transforms of {c.taps} and 4 of {fine}, {len(spectrum)} medians of 63",
-            (fft(c.taps) + 4 * fft(fine)) / m.dgemm + 63 * len(spectrum) / m.sort,
+            spectrum_and_filter,
             update,
         ),
-        Hot("conditioning, whole second", "the three above", whole, lambda: conditioner.push(strain())),
+        Hot(
+            "conditioning, whole second",
+            "the three above",
+            decimating + whitening_all + spectrum_and_filter,
+            lambda: conditioner.push(strain()),
+        ),
     ]
 
 
