@@ -9,17 +9,20 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from gwstream.config import SummaryConfig
 from gwstream.errors import SamplesError
 from gwstream.prior import DistanceDensity, Prior
-from gwstream.records import PARAMETERS, Batch, Floats, Posterior, Trigger, Unweighted, Waveform, Whitener, Window
+from gwstream.records import PARAMETERS, Floats, Posterior, Trigger, Waveform, Window
 from gwstream.summary.message import canonical, part, usable_weights
+
+if TYPE_CHECKING:
+    from gwstream.pipeline.parts import InferenceLike
 
 SCHEMA = "gwstream.samples/1"
 KEPT = 64  # posteriors of which the daemon keeps the draws: some 8 MB
@@ -112,16 +115,6 @@ class Drawn:
         if hashlib.sha256(canonical(body)).hexdigest() != made.sha256:
             raise SamplesError(f"{made.id}: was changed: its SHA-256 is not the one it states")
         return made
-
-
-class InferenceLike(Protocol):
-    """What makes posteriors."""
-
-    def gate(self, batch: Batch) -> Sequence[Trigger]: ...
-    def infer(self, trigger: Trigger, bucket: int, draws: int | None = None) -> Posterior: ...
-    def unweighted(self, triggers: Sequence[Trigger], least: int = 1) -> Sequence[Unweighted]: ...
-    def prepare(self, whitener: Whitener) -> None: ...
-    def asked(self, window: Window, distance: DistanceDensity | None = None) -> Posterior: ...
 
 
 class Keeper:

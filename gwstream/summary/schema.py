@@ -133,7 +133,7 @@ def _delivery() -> Schema:
     part["properties"]["load"] = says(
         {"enum": list(LOADS[1:])},
         "what an overloaded daemon did for its windows; absent: all. From 'fewer draws' on, sampling.draws is a quarter"
-        " of what is set; from 'every second window' on, the other windows are not judged",
+        " of what is set, or 500; from 'every second window' on, the other windows are not judged",
     )
     part["properties"]["calibration"] = {"$ref": "#/$defs/calibration"}
     return opened(part)

@@ -27,8 +27,7 @@ log = logging.getLogger("web")
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 STATIC = Path(__file__).parent / "static"
-_PARTS = ("charts", "corner", "detail", "detectors", "dom", "frames", "glance", "page", "posteriors", "qtransform")
-SCRIPTS = (*_PARTS, "spectrogram", "strip", "trends")
+SCRIPTS = tuple(sorted(path.stem for path in STATIC.glob("*.js")))
 FILES = {
     "/": ("index.html", "text/html"),
     "/static/page.css": ("page.css", "text/css"),
@@ -36,9 +35,7 @@ FILES = {
     "/static/icon.svg": ("icon.svg", "image/svg+xml"),
     "/static/vendor/uPlot.iife.min.js": ("vendor/uPlot.iife.min.js", "text/javascript"),
     "/static/vendor/uPlot.min.css": ("vendor/uPlot.min.css", "text/css"),
-    **{
-        f"/static/{name}.js": (f"{name}.js", "text/javascript") for name in (*SCRIPTS, "spectrogram", "strip", "trends")
-    },
+    **{f"/static/{name}.js": (f"{name}.js", "text/javascript") for name in SCRIPTS},
 }
 DRAWS = 4  # answers with draws that are kept: every open page asks for those of the latest event
 TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"

@@ -15,6 +15,17 @@ export function themed(again) {
   return () => THEMES.delete(again);
 }
 
+// Calls `draw` at each change of the element's size and of the colours; returns how to end that.
+export function kept(element, draw) {
+  const observer = new ResizeObserver(draw);
+  observer.observe(element);
+  const forget = themed(draw);
+  return () => {
+    observer.disconnect();
+    forget();
+  };
+}
+
 // A colour of the style sheet, remembered: asking for one makes the browser work out the page's style.
 const remembered = new WeakMap();
 export function css(element, name) {

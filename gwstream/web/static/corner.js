@@ -1,6 +1,6 @@
 // A corner plot: the draws of a posterior against each other, with the regions that hold 50 and 90 % of their weight.
 
-import { css, themed } from "./charts.js";
+import { css, kept } from "./charts.js";
 import { make, minus } from "./dom.js";
 
 const BINS = 36;
@@ -181,11 +181,5 @@ export function corner(element, { draws: columns, posterior }) {
     });
     labels(context, element, spans, side);
   };
-  const observer = new ResizeObserver(draw);
-  observer.observe(element);
-  const forget = themed(draw);
-  return () => {
-    observer.disconnect();
-    forget();
-  };
+  return kept(element, draw);
 }

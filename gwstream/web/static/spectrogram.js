@@ -1,6 +1,6 @@
 // The scrolling spectrogram under a strip, and that of one window. New columns are drawn once, then only shifted.
 
-import { css, themed } from "./charts.js";
+import { css, kept, themed } from "./charts.js";
 import { LOWEST, QTransform } from "./qtransform.js";
 
 const ROWS = 40;
@@ -193,11 +193,5 @@ export function still(element, samples, rate, [from, to]) {
     context.restore();
     frequencies(context, element, transform, height);
   };
-  const observer = new ResizeObserver(draw);
-  observer.observe(element);
-  const forget = themed(draw);
-  return () => {
-    observer.disconnect();
-    forget();
-  };
+  return kept(element, draw);
 }
