@@ -114,8 +114,8 @@ bench-replay: $(VENV)/.test ## how fast recordings are replayed (4 minutes)
 bench-capacity: $(VENV)/.test ## how many detectors stay in real time (10 minutes)
 	$(BIN)/python benchmarks/capacity.py --search
 
-bench-capacity-long: $(VENV)/.test ## sixteen of them for half an hour (40 minutes)
-	$(BIN)/python benchmarks/capacity.py --streams 16 --minutes 30
+bench-capacity-long: $(VENV)/.test ## thirty-two of them for half an hour (40 minutes)
+	$(BIN)/python benchmarks/capacity.py --streams 32 --minutes 30
 
 bench-dynesty: $(PEERS)/.done ## a whole posterior by bilby and dynesty, and ours (half an hour; made again, it goes on)
 	$(PEERS)/bin/python -W ignore benchmarks/standard.py

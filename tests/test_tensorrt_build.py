@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from gwstream.config import InferenceConfig
 from gwstream.errors import EngineError
 from gwstream.inference import Model, engines, load_model, tensorrt
+from gwstream.inference.engine_openvino import OpenVinoEngine
 from gwstream.inference.engine_tensorrt import TensorRtEngine
 from gwstream.inference.networks import Network
 from gwstream.inference.parity import Guarded, Serving
@@ -123,7 +124,12 @@ def test_a_network_with_an_operator_that_does_not_convert_is_refused() -> None:
         tensorrt.compiled(Sorting(), given, "fp32")  # type: ignore[arg-type]
 
 
-def test_then_the_next_engine_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("engine", "following"), [("tensorrt", "torch"), ("auto", "openvino")])
+def test_then_the_next_engine_serves(
+    engine: str, following: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if following == "openvino" and OpenVinoEngine.missing():
+        pytest.skip(f"needs OpenVINO: {OpenVinoEngine.missing()}")
     net = untrained("cvae")
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
@@ -136,11 +142,11 @@ def test_then_the_next_engine_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
     monkeypatch.setattr(type(net), "forward", summing)
     told: list[Serving] = []
-    candidates = engines.chosen(InferenceConfig(engine="tensorrt", cache=tmp_path))
+    candidates = engines.chosen(InferenceConfig(engine=engine, cache=tmp_path))
     served = Guarded(net, candidates, lambda _: [golden("cvae")], told.append, 5)
     assert told[0].given_up[0].engine == "tensorrt"
     assert "cumsum" in told[0].given_up[0].why
-    assert served.name == candidates[1].name == "torch"
+    assert served.name == candidates[1].name == following
     assert not list(tmp_path.iterdir())
 
 
