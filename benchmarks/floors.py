@@ -183,7 +183,7 @@ def of_windows(m: Machine, inference: Inference, config: InferenceConfig) -> lis
             "preparation for a whitener",
             f"{series} transforms of {bins}, fp64; products of {grams / 1e6:.0f} MFLOP",
             series * fft(bins) / m.dgemm + grams / m.sgemm,
-            lambda: Live.of(Templates(spec, bank, whitener), inference._nodes, model.spec.prior),
+            lambda: Live.of(Templates(spec, bank, whitener), inference._nodes, model.spec.prior).projector,
         ),
         Hot(
             "gate, per window of 16",

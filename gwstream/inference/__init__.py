@@ -127,7 +127,7 @@ class Inference:
 
         It is called in a pause, so it is time for a check of the engine, too.
         """
-        self._filters(whitener)
+        _ = self._filters(whitener).projector
         self._runner.recheck(busy=False)
 
     @torch.inference_mode()

@@ -8,6 +8,7 @@ window itself, which takes one network a PSD.) Training and serving see through 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,18 +29,24 @@ TIME = 4  # among the WHOLE
 POOL = 4  # chirp masses of the profile taken together
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Live:
-    """What one whitener makes of a bank."""
+    """What one whitener makes of a bank. ``nodes``: the grid of the ridge; ``times``: of coalescence, s."""
 
     templates: Templates
     gate: MatchedFilter
-    projector: Projector
+    nodes: Grid
+    times: tuple[float, float]
 
     @classmethod
     def of(cls, templates: Templates, nodes: Grid, prior: Prior) -> Live:
-        """Gate and projector behind the templates' whitener; some 15 ms."""
-        return cls(templates, MatchedFilter(templates, prior.time), Projector(nodes, templates, prior.time))
+        """The gate behind the templates' whitener; with the templates some 4 ms."""
+        return cls(templates, MatchedFilter(templates, prior.time), nodes, prior.time)
+
+    @cached_property
+    def projector(self) -> Projector:
+        """For windows behind the gate; some 5 ms when it is first asked for."""
+        return Projector(self.nodes, self.templates, self.times)
 
 
 @dataclass(frozen=True, slots=True)
