@@ -7,8 +7,10 @@ import pytest
 from scipy import stats
 from trained import FOLDER, shipped
 
+from gwstream.config import InferenceConfig
+from gwstream.inference import Inference, Model
 from gwstream.records import PARAMETERS
-from gwstream.training import figures, report, scores
+from gwstream.training import figures, judge, report, scores
 from gwstream.training import validate as validation
 from gwstream.training.report import LEAST_P, smallest_p
 from gwstream.training.scores import Scores
@@ -128,7 +130,7 @@ def test_a_first_failure_is_decided_by_a_larger_confirmation(
 ) -> None:
     asked: list[tuple[int, int]] = []
 
-    def score(model: Path, injections: int, seed: int, *, jobs: int) -> Scores:
+    def score(model: Path, injections: int, seed: int, *, jobs: int, engine: str) -> Scores:
         asked.append((injections, seed))
         again = len(asked) > 1
         return fake_scores(injections, second or 1.0 if again else first, seed, 1.0 if again else raw)
@@ -170,3 +172,23 @@ def test_pictured_signals_are_three_apart() -> None:
     assert report.pictured(12) == [2, 6, 9]
     assert report.pictured(1) == [0]
     assert report.pictured(0) == []
+
+
+def test_it_is_measured_on_the_engine_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which both parts take from the settings, and which the report's command names."""
+    asked: list[str] = []
+
+    class Asked(Inference):
+        def __init__(self, model: Model, config: InferenceConfig) -> None:
+            asked.append(config.engine)
+            super().__init__(model, config)
+
+    for part in (scores, judge):
+        monkeypatch.setattr(part, "Inference", Asked)
+        part._bench.cache_clear()
+    scores.score(FOLDER, 1, 3, engine="torch")
+    judge._bench(InferenceConfig(model=FOLDER, engine="torch"), 1, 3)
+    assert asked == ["torch", "torch"]
+    assert Plan(engine="torch").options.endswith(" --engine torch")
+    for part in (scores, judge):
+        part._bench.cache_clear()

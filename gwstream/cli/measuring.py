@@ -75,12 +75,13 @@ def _plan_options(command: argparse.ArgumentParser, *, injections: int) -> None:
     )
     command.add_argument("--cache", type=Path, metavar="DIR", help="for exact posteriors (default: runs/exact)")
     command.add_argument("--jobs", type=whole_from(1), default=1, metavar="N", help="processes (default: %(default)s)")
+    command.add_argument("--engine", default="auto", help="as inference.engine of the settings (default: %(default)s)")
 
 
 def _plan(args: argparse.Namespace) -> Plan:
     from gwstream.training.validate import Plan
 
-    names = ("injections", "seed", "fixed", "exact", "jobs")
+    names = ("injections", "seed", "fixed", "exact", "jobs", "engine")
     cache = {} if args.cache is None else {"cache": args.cache}
     return Plan(**{name: getattr(args, name) for name in names}, **cache)
 

@@ -73,17 +73,20 @@ class Reference:
     log_bayes: float
 
 
-def judge(model: Path, signals: int, seed: int, *, cache: Path = CACHE, jobs: int = 1) -> list[Verdict]:
+def judge(
+    model: Path, signals: int, seed: int, *, cache: Path = CACHE, jobs: int = 1, engine: str = "auto"
+) -> list[Verdict]:
     """Verdicts by ascending SNR; ``cache``: folder of exact posteriors; ``jobs``: processes."""
     from rich.progress import track
 
     numbers = range(signals)
     name = f"{model.name}, exact posteriors"
-    return list(track(_verdicts(model, signals, seed, cache, jobs), description=name, total=len(numbers)))
+    settings = InferenceConfig(model=model, engine=engine)
+    return list(track(_verdicts(settings, signals, seed, cache, jobs), description=name, total=len(numbers)))
 
 
-def _verdicts(model: Path, signals: int, seed: int, cache: Path, jobs: int) -> Iterator[Verdict]:
-    columns = (repeat(model), repeat(signals), repeat(seed), repeat(cache), range(signals))
+def _verdicts(settings: InferenceConfig, signals: int, seed: int, cache: Path, jobs: int) -> Iterator[Verdict]:
+    columns = (repeat(settings), repeat(signals), repeat(seed), repeat(cache), range(signals))
     if jobs == 1:
         yield from map(_verdict, *columns)
         return
@@ -97,10 +100,10 @@ def edges(signals: int) -> Floats:
 
 
 @lru_cache(maxsize=1)
-def _bench(model: Path, signals: int, seed: int) -> tuple[Inference, list[Case]]:
+def _bench(settings: InferenceConfig, signals: int, seed: int) -> tuple[Inference, list[Case]]:
     """Signal k is the first injection of the population whose optimal SNR lies in the k-th interval of `edges`."""
-    loaded = load_model(model)
-    inference = Inference(loaded, InferenceConfig(model=model))
+    loaded = load_model(settings.model)
+    inference = Inference(loaded, settings)
     population = Population(loaded, inference.prior, seed + SEED)
     chosen: dict[int, Case] = {}
     number, limits = 0, edges(signals)
@@ -113,8 +116,8 @@ def _bench(model: Path, signals: int, seed: int) -> tuple[Inference, list[Case]]
     return inference, [chosen[place] for place in range(signals)]
 
 
-def _verdict(model: Path, signals: int, seed: int, cache: Path, number: int) -> Verdict:
-    inference, cases = _bench(model, signals, seed)
+def _verdict(settings: InferenceConfig, signals: int, seed: int, cache: Path, number: int) -> Verdict:
+    inference, cases = _bench(settings, signals, seed)
     case = cases[number]
     proposed = inference.propose(case.window)
     reference = kept(case.window, proposed.templates, inference.prior, cache)

@@ -71,6 +71,7 @@ def score(
     detectors: str = FAMILY,
     snr: tuple[float, float] = EVERY,
     jobs: int = 1,
+    engine: str = "auto",
 ) -> Scores:
     """The first ``injections`` of a `Population` through inference, whether or not the gate would pass them.
 
@@ -81,15 +82,16 @@ def score(
     parts = [range(low, min(low + PER_DETECTOR, injections)) for low in range(0, injections, PER_DETECTOR)]
     scores = Scores()
     name = f"{model.name}, {detectors}, seed {seed}"
-    for part in track(_scored(model, seed, detectors, snr, parts, jobs), description=name, total=len(parts)):
+    settings = InferenceConfig(model=model, engine=engine)
+    for part in track(_scored(settings, seed, detectors, snr, parts, jobs), description=name, total=len(parts)):
         scores.extend(part)
     return scores
 
 
 def _scored(
-    model: Path, seed: int, detectors: str, snr: tuple[float, float], parts: list[range], jobs: int
+    settings: InferenceConfig, seed: int, detectors: str, snr: tuple[float, float], parts: list[range], jobs: int
 ) -> Iterator[Scores]:
-    columns = (repeat(model), repeat(seed), repeat(detectors), repeat(snr), parts)
+    columns = (repeat(settings), repeat(seed), repeat(detectors), repeat(snr), parts)
     if jobs == 1:
         yield from map(_part, *columns)
         return
@@ -98,14 +100,14 @@ def _scored(
 
 
 @lru_cache(maxsize=1)
-def _bench(model: Path, seed: int, detectors: str) -> tuple[Inference, Population]:
-    loaded = load_model(model)
-    inference = Inference(loaded, InferenceConfig(model=model))
+def _bench(settings: InferenceConfig, seed: int, detectors: str) -> tuple[Inference, Population]:
+    loaded = load_model(settings.model)
+    inference = Inference(loaded, settings)
     return inference, Population(loaded, inference.prior, seed, detectors)
 
 
-def _part(model: Path, seed: int, detectors: str, snr: tuple[float, float], numbers: range) -> Scores:
-    inference, population = _bench(model, seed, detectors)
+def _part(settings: InferenceConfig, seed: int, detectors: str, snr: tuple[float, float], numbers: range) -> Scores:
+    inference, population = _bench(settings, seed, detectors)
     scores = Scores()
     for number in numbers:
         case = population.case(number)

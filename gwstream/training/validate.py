@@ -24,7 +24,8 @@ class Plan:
     """How much to measure.
 
     ``injections`` from ``seed``; ``fixed``: as many into one named spectrum, those outside the stated SNRs left out;
-    ``exact``: signals to compare with their exact posterior, which are kept in ``cache``; ``jobs``: processes.
+    ``exact``: signals to compare with their exact posterior, which are kept in ``cache``; ``jobs``: processes;
+    ``engine``: that of the settings' inference.engine.
     """
 
     injections: int = 2000
@@ -33,11 +34,13 @@ class Plan:
     exact: int = 12
     cache: Path = CACHE
     jobs: int = 1
+    engine: str = "auto"
 
     @property
     def options(self) -> str:
         """What figures depend on, as options of the command."""
-        return f"--injections {self.injections} --seed {self.seed} --fixed {self.fixed} --exact {self.exact}"
+        engine = "" if self.engine == "auto" else f" --engine {self.engine}"
+        return f"--injections {self.injections} --seed {self.seed} --fixed {self.fixed} --exact {self.exact}{engine}"
 
 
 def validate(model: Path, plan: Plan, output: Path | None = None) -> bool:
@@ -49,14 +52,16 @@ def validate(model: Path, plan: Plan, output: Path | None = None) -> bool:
     folder = output or model
     folder.mkdir(parents=True, exist_ok=True)
     times = [time.monotonic()]
-    scores = score(model, plan.injections, plan.seed, jobs=plan.jobs)
+    scores = score(model, plan.injections, plan.seed, jobs=plan.jobs, engine=plan.engine)
     confirmation = None
     if min(least_p(scores)) <= LEAST_P:
-        confirmation = score(model, 4 * plan.injections, plan.seed + 1, jobs=plan.jobs)
+        confirmation = score(model, 4 * plan.injections, plan.seed + 1, jobs=plan.jobs, engine=plan.engine)
     times.append(time.monotonic())
     fixed = _fixed(model, plan)
     times.append(time.monotonic())
-    verdicts = judge(model, plan.exact, plan.seed, cache=plan.cache, jobs=plan.jobs) if plan.exact else []
+    verdicts = (
+        judge(model, plan.exact, plan.seed, cache=plan.cache, jobs=plan.jobs, engine=plan.engine) if plan.exact else []
+    )
     times.append(time.monotonic())
     found = figures.figures(weights, plan.options, scores, fixed, verdicts)
     results = Results(
@@ -78,15 +83,17 @@ def validate(model: Path, plan: Plan, output: Path | None = None) -> bool:
 
 def measure(model: Path, plan: Plan) -> figures.Figures:
     """The figures alone, from injections of the stated population alone."""
-    scores = score(model, plan.injections, plan.seed, snr=STATED, jobs=plan.jobs)
-    verdicts = judge(model, plan.exact, plan.seed, cache=plan.cache, jobs=plan.jobs) if plan.exact else []
+    scores = score(model, plan.injections, plan.seed, snr=STATED, jobs=plan.jobs, engine=plan.engine)
+    verdicts = (
+        judge(model, plan.exact, plan.seed, cache=plan.cache, jobs=plan.jobs, engine=plan.engine) if plan.exact else []
+    )
     return figures.figures(load_model(model).hash, plan.options, scores, _fixed(model, plan), verdicts)
 
 
 def _fixed(model: Path, plan: Plan) -> Scores | None:
     if not plan.fixed:
         return None
-    return score(model, plan.fixed, plan.seed, detectors=FIXED, snr=STATED, jobs=plan.jobs)
+    return score(model, plan.fixed, plan.seed, detectors=FIXED, snr=STATED, jobs=plan.jobs, engine=plan.engine)
 
 
 def _draw(results: Results, folder: Path) -> None:
