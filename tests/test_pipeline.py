@@ -642,6 +642,33 @@ async def test_the_drain_is_bounded_and_what_it_leaves_is_counted() -> None:
     assert lost["stopped"] + len(kinds(publisher, "posterior")) == 18
 
 
+async def test_a_posterior_that_is_out_is_not_counted_as_left_where_the_network_is_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own, busy = Summarizer.own, threading.Event()
+
+    def telling(self: Summarizer, posterior: Posterior) -> tuple[tuple[Summary, ...], Any]:
+        return own(self, posterior)[0], object()
+
+    def slow(self: Summarizer, news: object) -> tuple[Summary, ...]:
+        busy.set()
+        time.sleep(0.8)
+        return ()
+
+    monkeypatch.setattr(Summarizer, "own", telling)
+    monkeypatch.setattr(Summarizer, "together", slow)
+    source = FakeSource({"H1": [strain(0)]}, live=True, endless=True)
+    stop, lost = asyncio.Event(), Counter[str]()
+    table = {"service": {"drain": 0.2}}
+    joined = parts(source, table=table, tally=lambda s, r, d, n=1: lost.update({r: n}))
+    running = asyncio.create_task(finish(joined, stop))
+    await until(busy.is_set)
+    stop.set()
+    publisher = await running
+    assert len(kinds(publisher, "posterior")) == 1
+    assert lost == {"stopped": 2}  # the other windows behind the gate
+
+
 async def test_a_source_that_fails_takes_everything_down() -> None:
     records: list[Strain | Gap | Exception] = [strain(0, "L1"), SourceError("the disk is gone")]
     source = FakeSource({"H1": [strain(0)], "L1": records}, live=True, endless=True)

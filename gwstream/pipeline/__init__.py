@@ -102,7 +102,7 @@ class _Pipeline:
         await asyncio.sleep(drain)
         for task in flow:
             task.cancel()
-        for detector, count in (+self._waiting.open).items():
+        for detector, count in self._waiting.untold.items():
             self._parts.tally("inference", "stopped", detector, count)
 
     async def _read(self, detector: str) -> None:

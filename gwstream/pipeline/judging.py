@@ -214,6 +214,7 @@ class Judging:
         journey = pending.journey.then("inference", done)
         self._flow.spent("inference", journey.left("batching"), done)
         await self._hand_on(summaries, window, journey, level)
+        self._waiting.told(window.detector)
         if news is not None:
             changes = await self._thread.run(summarizer.together, news)
             if changes:

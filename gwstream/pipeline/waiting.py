@@ -38,6 +38,7 @@ class Waiting:
         self._quiet: deque[Quiet] = deque()
         self._batches = 0  # that the gate has judged
         self.open: Counter[str] = Counter()
+        self._told: Counter[str] = Counter()
         self._come = 0
 
     @property
@@ -65,9 +66,19 @@ class Waiting:
         self._come += count
         self.open[detector] += count
 
+    @property
+    def untold(self) -> Counter[str]:
+        """Of those that are open the ones without a message."""
+        return self.open - self._told
+
+    def told(self, detector: str) -> None:
+        """The publisher has a window's posterior, but not yet all that this leads to."""
+        self._told[detector] += 1
+
     def judged(self, detector: str) -> None:
         """A window has its verdict."""
         self.open[detector] -= 1
+        del self._told[detector]
 
     def give_up(self, reason: str, detector: str, count: int = 1) -> None:
         """Windows will have none."""
