@@ -46,7 +46,7 @@ test-peers: $(VENV)/.test $(PEERS)/.done ## the tests that need bilby, PESummary
 test-install: $(VENV)/.test ## install as the README says on a fresh Debian 12 under systemd (10 minutes; root, debootstrap)
 	$(BIN)/pytest -m install -s
 
-test-tensorrt: $(VENV)/.test $(RTX)/.done ## what TensorRT makes of the networks, without a GPU (5 minutes)
+test-tensorrt: $(VENV)/.test $(RTX)/.done ## what TensorRT makes of the networks, without a GPU (2 minutes)
 	PYTHONPATH=. $(RTX)/bin/python -m pytest -s -m tensorrt tests/test_tensorrt_build.py
 
 test-slow: $(VENV)/.test ## the tests that take minutes

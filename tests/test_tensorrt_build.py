@@ -136,8 +136,8 @@ def test_then_the_next_engine_serves(
     monkeypatch.setattr(TensorRtEngine, "missing", classmethod(lambda cls: ""))
     forward = type(net).forward
 
-    def summing(self: Network, *given: Tensor) -> tuple[Tensor, ...]:
-        mean, *rest = forward(self, *given)
+    def summing(self: Network, y: Tensor, windows: Tensor, *noise: Tensor) -> tuple[Tensor, ...]:
+        mean, *rest = forward(self, y, windows, *noise)
         return mean + 1e-3 * torch.cumsum(mean, 1), *rest
 
     monkeypatch.setattr(type(net), "forward", summing)
