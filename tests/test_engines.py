@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -217,3 +218,23 @@ def test_openvino_leaves_no_identifier_and_reports_to_nobody(tmp_path: Path) -> 
     )
     assert done.stdout == "True None\n", done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_exported_for_an_engine_does_not_pile_up() -> None:
+    """Graphs refer to themselves: with every reload of a model there would be more of them until a collection."""
+    net = untrained("cvae")
+
+    def graphs() -> int:
+        return sum(issubclass(type(one), torch.fx.Graph) for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        counts = []
+        for _ in range(3):
+            engine = OpenVinoEngine(net, partial(inputs, net), InferenceConfig())
+            counts.append(graphs())
+            del engine
+        assert counts[2] == counts[1]
+    finally:
+        gc.enable()

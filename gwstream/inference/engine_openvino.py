@@ -6,6 +6,7 @@ Importing OpenVINO alone already loads what does so, which makes an identifier i
 
 from __future__ import annotations
 
+import gc
 import sys
 import warnings
 from importlib.util import find_spec
@@ -115,6 +116,7 @@ def _graph(net: Network, example: tuple[Tensor, ...]) -> tuple[object, Model]:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's about its own
         module = torch.export.export(net, example).run_decompositions().module()
+    gc.collect()  # what is exported refers to itself: at every reload of a model another 100 MB, until somebody looks
     decoder = TorchFXPythonDecoder(module, dynamic_shapes=False)
     frontend = FrontEndManager().load_by_framework("pytorch")
     return decoder, frontend.convert(frontend.load(decoder))

@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -192,7 +193,7 @@ class Guarded:
                 continue
             self._tolerance = TOLERANCE[candidate.config.precision]
             try:
-                self._engine: Engine = candidate.build(self._net, self._example)
+                self._engine: Engine = candidate.build(self._net, partial(_example, self._golden))
             except EngineError as problem:
                 self._note(candidate.name, str(problem))
                 continue
@@ -208,10 +209,6 @@ class Guarded:
     def _note(self, engine: str, why: str) -> None:
         log.warning("engine %s is given up: %s", engine, why)
         self._given_up = (*self._given_up, GivenUp(engine, why))
-
-    def _example(self, size: int) -> tuple[Tensor, ...]:
-        """See `Example`."""
-        return tuple(padded(part, size) for part in self._golden(size)[0].inputs)
 
     def _new(self) -> dict[int, Sequence[Golden]]:
         """The golden windows for buckets that the engine has made since it was last asked."""
@@ -234,6 +231,11 @@ class Guarded:
         if self._distance == math.inf:
             return "what it gives makes no density"
         return f"it is {self._distance:.2g} standard deviations from torch, where {self._tolerance:g} may be"
+
+
+def _example(golden: Callable[[int], Sequence[Golden]], size: int) -> tuple[Tensor, ...]:
+    """See `Example`."""
+    return tuple(padded(part, size) for part in golden(size)[0].inputs)
 
 
 def _finite(parts: Sequence[Tensor]) -> bool:
