@@ -32,6 +32,8 @@ from gwstream.config import InferenceConfig, SummaryConfig
 from gwstream.inference import Inference, load_model
 from gwstream.inference.features import Live
 from gwstream.inference.likelihood import Templates
+from gwstream.inference.networks.base import Inputs
+from gwstream.inference.networks.cvae import Cvae
 from gwstream.inference.ridge import NEAR
 from gwstream.inference.runners import example
 from gwstream.inference.unweighted import generator
@@ -204,9 +206,12 @@ def of_windows(m: Machine, inference: Inference, config: InferenceConfig) -> lis
 
 def _flop(inference: Inference, windows: int) -> float:
     """Operations of the network's products."""
-    inputs = example(inference.model, inference._config.latents, windows)
+    return _counted(lambda: inference.model.net(*example(inference.model, inference._config.latents, windows)))
+
+
+def _counted(work: Callable[[], object]) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        inference.model.net(*inputs)
+        work()
     return float(counter.get_total_flops())
 
 
@@ -231,6 +236,14 @@ def of_posteriors(m: Machine, inference: Inference, config: InferenceConfig, sto
     numbers = 3 * length + 120
     rows = count()
 
+    net = model.net
+    assert isinstance(net, Cvae)
+    weights = 4 * sum(one.numel() for part in (net.trunk, net.e1) for one in part.parameters())
+
+    @torch.inference_mode()
+    def encode() -> None:
+        net.prior(net.embed(Inputs(*inputs[:2])))
+
     def publish() -> None:
         n = next(rows)
         outgoing = Outgoing(summary=replace(told, id=f"x-{n}"), arrived=0, marks=(), data_end_ns=0)
@@ -248,6 +261,12 @@ def of_posteriors(m: Machine, inference: Inference, config: InferenceConfig, sto
             f"{flop / 1e6:.0f} MFLOP",
             flop / m.sgemm,
             lambda: inference._runner.run(*inputs),
+        ),
+        Hot(
+            "of it E1, by torch",
+            f"{_counted(encode) / 1e6:.1f} MFLOP, {weights / 1e6:.1f} MB of weights read",
+            _counted(encode) / m.sgemm + weights / m.memory,
+            encode,
         ),
         Hot(
             f"{n} draws",
