@@ -82,7 +82,7 @@ system-packages:
 docs: $(VENV)/.test ## docs/metrics.md and docs/messages.md from the code
 	$(BIN)/python tools/make_reference.py
 
-pictures: $(VENV)/.test ## docs/page-*.png from the demo in Chromium (2 minutes)
+pictures: $(VENV)/.test ## docs/page-*.png, watch.svg and plot-*.png from the demo (2 minutes)
 	$(BIN)/python tools/make_pictures.py
 
 bench-page: $(VENV)/.test ## what the live page costs the daemon and the browser (a minute)
