@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from trained import FOLDER, inference, shipped
 
+from gwstream.config import InferenceConfig
 from gwstream.records import Batch
 from gwstream.training import exact, judge
 from gwstream.training.population import PER_DETECTOR, Population
@@ -27,7 +28,7 @@ def test_a_case_depends_on_seed_and_number_alone() -> None:
 def test_signals_lie_one_in_each_interval() -> None:
     limits = judge.edges(3)
     assert limits[[0, -1]] == pytest.approx(judge.SNR)
-    _, cases = judge._bench(FOLDER, 3, 1)
+    _, cases = judge._bench(InferenceConfig(model=FOLDER), 3, 1)
     for low, case, high in zip(limits[:-1], cases, limits[1:], strict=True):
         assert low <= case.optimal_snr < high
 
@@ -62,7 +63,7 @@ def test_exact_posteriors_are_kept_by_window_and_prior(tmp_path: Path, monkeypat
 
 def test_what_is_drawn_again_is_what_was_served(monkeypatch: pytest.MonkeyPatch) -> None:
     """Enough draws in one block: the very posterior of the daemon, asked for as many."""
-    case = judge._bench(FOLDER, 3, 1)[1][1]
+    case = judge._bench(InferenceConfig(model=FOLDER), 3, 1)[1][1]
     monkeypatch.setattr(judge, "BLOCK", 2000)
     monkeypatch.setattr(judge, "ENOUGH", 1)
     samples, weights, draws, log_bayes = judge._redrawn(inference(), case.window)
