@@ -31,7 +31,7 @@ def shorter(rules: str) -> str:
     def least(number: str, unit: str, limit: int) -> str:
         return f"{max(int(number) * SECONDS[unit] // FASTER, limit)}s"
 
-    rules = rules.replace('le="0.25"', 'le="0.5"').replace("[30m]) > 2", "[2h]) > 2")
+    rules = rules.replace('le="0.25"', 'le="0.5"').replace("[30m]) > 2", "[1h]) > 2")
     rules = re.sub(r"(?m)^(\s+for: )(\d+)([smh])$", lambda m: m[1] + least(m[2], m[3], 1), rules)
     return re.sub(r"(\[|offset )(\d+)([smh])", lambda m: m[1] + least(m[2], m[3], LEAST), rules)
 
