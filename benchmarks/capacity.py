@@ -304,8 +304,8 @@ async def run(streams: int, length: Length, frames: Frames, folder: Path) -> Run
             found = await metrics(session, page)
             out.looks.append(look(found, daemon.pid, begin))
             out.others = (sum(core(pid) for pid in others) - spent) / out.looks[-1].at
-            out.dropped = {key: count - earlier.get(key, 0) for key, count in lost(found).items()}
-            out.dropped = {key: count for key, count in out.dropped.items() if count}
+            since = ((key, count - earlier.get(key, 0)) for key, count in lost(found).items())
+            out.dropped = {key: count for key, count in since if count}
             listener.terminate()
             await listener.wait()
             await reading
@@ -319,14 +319,14 @@ async def caught_up(session: aiohttp.ClientSession, page: int, writing: Writer, 
     begin = time.monotonic()
     last, since, put = -1.0, begin, 0
     waiting = 1.0
+    second = RATE_OF_WINDOWS * len(writing.directories)  # windows
     while put < before or time.monotonic() - since < 3 or last <= 0 or waiting > 0:
         if time.monotonic() - begin > CATCH_UP:
             raise SystemExit(f"the daemon did not work through the strain before the clock in {CATCH_UP:g} s")
         found = await metrics(session, page)
         judged = total(found, "gwstream_windows_total")
         given_up = sum(count for reason, count in lost(found).items() if reason in GIVEN_UP)
-        cut = RATE_OF_WINDOWS * len(writing.directories) * max(put - FIRST, 0)
-        if put < before and judged + given_up >= cut - AHEAD * RATE_OF_WINDOWS * len(writing.directories):
+        if put < before and judged + given_up >= second * (max(put - FIRST, 0) - AHEAD):
             writing.put(put)
             put += 1
             continue

@@ -9,8 +9,6 @@ from gwstream.cli.base import Commands, add_command
 from gwstream.cli.values import gps, positive
 from gwstream.cli.watching import broker_of, broker_options
 
-NANO = 1_000_000_000
-
 
 def ask(commands: Commands) -> None:
     """Add ``ask``."""
@@ -40,6 +38,7 @@ def _call(args: argparse.Namespace) -> int:
     import json
 
     from gwstream import client
+    from gwstream.client.messages import NANO
     from gwstream.errors import AskError
 
     def show(answers: dict[str, client.Answer]) -> None:
