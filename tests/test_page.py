@@ -104,6 +104,21 @@ async def test_detectors_are_hidden_by_key_and_button_and_stay_so(tmp_path: Path
         await page.until((COLOURS % ".L1 .scroll .gram canvas") + " > 30")
 
 
+async def test_a_spectrogram_told_to_draw_while_hidden_is_drawn_when_shown(tmp_path: Path) -> None:
+    async with looking(tmp_path, new_feed()) as (page, _):
+        await page.run("""import('/static/spectrogram.js').then(({ Spectrogram }) => {
+          window.held = document.body.appendChild(document.createElement('div'));
+          held.className = 'gram held';
+          held.hidden = true;
+          const gram = new Spectrogram(held);
+          gram.add(0, 256, Array.from({ length: 2560 }, (_, i) => 4 * Math.sin(i * i / 2000)));
+          gram.draw(0, 8);
+        })""")
+        assert await page.run("held.clientWidth") == 0
+        await page.run("held.hidden = false")
+        await page.until((COLOURS % ".held canvas") + " > 30")
+
+
 async def test_posteriors_are_chosen_by_key_and_click_and_followed_again(tmp_path: Path) -> None:
     live = new_feed()
     async with looking(tmp_path, live) as (page, lively):

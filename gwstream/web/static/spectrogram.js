@@ -142,8 +142,9 @@ export class Spectrogram {
 
   // From `from` to `to` (s). The ring may be cut in two there.
   draw(from, to) {
-    if (this.next === null || !this.element.clientWidth) return;
+    if (this.next === null) return;
     this.span = [from, to];
+    if (!this.element.clientWidth) return; // hidden: drawn when it is shown
     const [context, width, height] = fitted(this.element, this.canvas);
     const wide = width - LEFT - RIGHT, scale = wide / ((to - from) * COLUMNS);
     context.save();
