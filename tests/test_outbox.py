@@ -309,6 +309,104 @@ async def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: str) -> None:
     assert (tmp_path / "outbox.damaged").exists()
 
 
+async def aged(folder: Path) -> list[Kept]:
+    """An outbox of forty messages of two detectors, of which the first eight were acknowledged; those that wait."""
+    async with Outbox(PublishConfig(), folder) as box:
+        for number in range(20):
+            await box.put(outgoing(number))
+            await box.put(outgoing(number, "L1"))
+        await send(box, 8)
+        await write(box)
+        return box.left()
+
+
+async def goes_on(folder: Path) -> tuple[list[Kept], Notes]:
+    """A daemon with that outbox sends what is in it, takes up no message anew, and is durable at the end."""
+    notes = Notes()
+    async with Outbox(PublishConfig(), folder, tally=notes.tally) as box:
+        task = asyncio.create_task(box.run())
+        found = box.left()
+        for number in range(20):
+            assert not await box.put(outgoing(number))
+        await box.put(outgoing(20))
+        await box.put(outgoing(20, "L1"))
+        await until(lambda: box.durable and not box._unwritten)
+        while box.first is not None:
+            await send(box, 8)
+        await until(lambda: box.durable and not box._settled)
+        task.cancel()
+    return found, notes
+
+
+@pytest.mark.parametrize("column", ["journey", "kind", "detector", "event", "id"])
+async def test_a_bit_that_flipped_costs_one_message_at_most(tmp_path: Path, column: str) -> None:
+    """The text of one that waits is none any more: SQLite notices nothing, and gives it."""
+    waited = await aged(tmp_path)
+    with sqlite3.connect(tmp_path / store.NAME) as db:
+        db.execute(f"UPDATE message SET {column} = CAST(x'7bff' AS TEXT) WHERE n = ?", (waited[0].n,))
+    notes = Notes()
+    async with Outbox(PublishConfig(), tmp_path, tally=notes.tally) as box:
+        assert box.durable
+        assert names(box.left()) == names(waited[1:])
+        assert [kept.sequence for kept in box.left()] == [kept.sequence for kept in waited[1:]]
+        assert await box.put(outgoing(20))
+        assert box.left()[-1].sequence == 20
+        await write(box)
+    assert notes.counts == {("publish", "set_aside", ""): 1}
+    rows = [row for row in store.read(tmp_path, 0, 2**62) if row.state == WAITING]
+    assert [row.outgoing.summary.id for row in rows] == [
+        *(kept.outgoing.summary.id for kept in waited[1:]),
+        outgoing(20).summary.id,
+    ]
+    assert [row.outgoing.summary.posterior for row in rows[:-1]] == [k.outgoing.summary.posterior for k in waited[1:]]
+
+
+async def test_damage_that_is_found_while_writing_is_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that no start looks at: the file is set aside then, and what memory knows is written to a new one."""
+    monkeypatch.setattr(outbox, "RETRY", 0.05)
+    waited = await aged(tmp_path)
+    file = tmp_path / store.NAME
+    with sqlite3.connect(file) as db:
+        (page,) = db.execute("SELECT rootpage FROM sqlite_master WHERE name = 'told'").fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with file.open("r+b") as opened:
+        opened.seek((page - 1) * size)
+        opened.write(bytes(size))
+    found, notes = await goes_on(tmp_path)
+    assert names(found) == names(waited)
+    assert notes.counts["publish", "set_aside", ""] == 1
+    assert "other_bytes" not in {reason for _, reason, _ in notes.counts}
+    rows = list(store.read(tmp_path, 0, 2**62))
+    assert {row.state for row in rows} == {ACKNOWLEDGED}
+    assert {k.outgoing.summary.id for k in waited} < {row.outgoing.summary.id for row in rows}
+    async with Outbox(PublishConfig(), tmp_path) as box:  # numbers go on in the new file, too
+        await box.put(outgoing(21))
+        await box.put(outgoing(21, "L1"))
+        assert [kept.sequence for kept in box.left()] == [21, 21]
+
+
+async def test_a_damaged_body_is_not_sent(tmp_path: Path) -> None:
+    """Its digest tells, where a file that is damaged is read as far as that goes."""
+    waited = await aged(tmp_path)
+    with sqlite3.connect(tmp_path / store.NAME) as db:
+        db.execute("UPDATE message SET part = CAST('{}' AS BLOB) WHERE n = ?", (waited[3].n,))
+        db.execute("UPDATE message SET journey = 'no' WHERE n = ?", (waited[5].n,))
+    async with Outbox(PublishConfig(), tmp_path) as box:
+        assert names(box.left()) == names([*waited[:3], waited[4], *waited[6:]])
+
+
+async def test_what_the_disk_will_never_hold_is_not_remembered_for_it(tmp_path: Path) -> None:
+    """Disk and broker away, and unweighted posteriors given up first: what is to be written then stays bounded."""
+    (tmp_path / "state").write_text("in the way")
+    async with Outbox(PublishConfig(queue=4), tmp_path / "state") as box:
+        for number in range(60):
+            await box.put(outgoing(number, kind="posterior" if number % 3 else "unweighted"))
+        assert box.depth == 4
+        assert len(box._unwritten) == 4
+        assert len(box._settled) <= 4
+
+
 @contextmanager
 def full_disk(limit: int) -> Iterator[None]:
     """No file of this process grows beyond ``limit`` bytes."""

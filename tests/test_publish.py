@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -457,3 +457,55 @@ async def test_a_message_the_broker_cannot_stand_does_not_block_the_others(
             await until(lambda: len(subscriber.of("status")) > before)
     assert notes.counts == {("publish", "too_many_attempts", "H1"): 2}
     assert not notes.delivered_
+
+
+class Mute:
+    """Between publisher and broker: while ``mute``, it hands on that we are taken in and that our status has come, and
+    no other answer of the broker."""
+
+    def __init__(self, target: int) -> None:
+        self.mute = True
+        self.taken_in = 0
+        self._target = target
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        with suppress(OSError):
+            await asyncio.gather(self._asked(reader, far_writer), self._answered(far_reader, writer))
+
+    async def _asked(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(4096):
+            writer.write(data)
+        writer.close()
+
+    async def _answered(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            writer.write(await reader.read(4096))
+        self.taken_in += 1
+        while data := await reader.read(4096):
+            if not self.mute:
+                writer.write(data)
+        writer.close()
+
+
+async def test_a_broker_that_answers_late_costs_no_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As over a link so slow that a status gets through in time and a posterior does not, for a while."""
+    monkeypatch.setattr("gwstream.publish.ATTEMPTS", 3)
+    notes = Notes()
+    async with brokers.mosquitto(tmp_path) as broker:
+        way = Mute(broker.port)
+        server = await asyncio.start_server(way.accept, "127.0.0.1", 0)
+        config = settings(server.sockets[0].getsockname()[1], timeout=0.3, backoff=0.05, keepalive=60)
+        publisher = Publisher(config, tally=notes.tally, observers=[notes])
+        async with Subscriber(broker.port) as subscriber, running(publisher):
+            for number in range(3):
+                await publisher.put(outgoing(number))
+            await until(lambda: way.taken_in > 8, 60)
+            assert publisher.depth == 3
+            way.mute = False
+            assert await publisher.drain(10) == 0
+            attempts = [json.loads(one.payload)["delivery"]["attempt"] for one in subscriber.of("/posterior")]
+        server.close()
+    assert not notes.counts
+    assert [one.outgoing.summary.id for one in notes.delivered_] == [outgoing(n).summary.id for n in range(3)]
+    assert max(attempts) > 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import threading
 import time
 import urllib.request
 from collections import Counter
@@ -288,3 +289,38 @@ async def test_a_disk_that_fails_does_not_end_the_daemon(tmp_path: Path, caplog:
         patch.setattr(progress.snapshot, "save", refuse)
         await kept(tmp_path, taken(3))
     assert "No space left on device; a restart will warm up anew" in caplog.text
+
+
+async def test_a_disk_that_hangs_has_one_thread_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are for metrics, draws and looking at directories; and no two write the same file."""
+    monkeypatch.setattr(progress, "LEAVE", 0.02)
+    begun: list[threading.Thread] = []
+    goes_on = threading.Event()
+    real = progress.snapshot.save
+
+    def hangs(*arguments: Any) -> None:
+        begun.append(threading.current_thread())
+        assert goes_on.wait(30)
+        real(*arguments)
+
+    monkeypatch.setattr(progress.snapshot, "save", hangs)
+    keeper = Progress(tmp_path, {}, settled=true, pause=0.01)
+    task = asyncio.create_task(keeper.run())
+    try:
+        for _ in range(5):
+            while not keeper.due:
+                await asyncio.sleep(0.01)
+            keeper.offer(taken(3))
+        while not keeper.due:
+            await asyncio.sleep(0.01)
+        assert len(begun) == 1
+    finally:
+        goes_on.set()
+    while not (tmp_path / progress.NAME).exists():
+        await asyncio.sleep(0.01)
+    keeper.offer(taken(4))
+    await keeper.close()
+    await task
+    assert len(begun) == 2
+    states, _ = Progress(tmp_path, {}, settled=true).load(fresh)
+    assert states["H1"].second == taken(4).detectors["H1"].second

@@ -32,7 +32,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "archive_age": "a message left the archive, older than publish.archive_days",
         "archive_size": "a message left the archive, which held publish.archive_mb",
         "samples_size": "the draws of a posterior left the archive, which held publish.samples_mb",
-        "set_aside": "the outbox's file was damaged; it was renamed and begun anew",
+        "set_aside": "the outbox's file was damaged; it was renamed and begun anew with what of it could be read",
     },
     "service": {"set_aside": "how far the last daemon got was damaged, or of another model or setting: begun anew"},
     "calibration": {

@@ -64,6 +64,7 @@ class Progress:
         self._hurry = asyncio.Event()  # the next one need not wait for the pause to be over
         self._ended = asyncio.Event()
         self._trouble = False
+        self._saving: asyncio.Future[None] | None = None  # may outlast the time it has, where the disk hangs
 
     def load(self, make: Callable[[], Summarizer]) -> tuple[dict[str, State], Summarizer]:
         """States by detector, and a summarizer that goes on; none and a new one where there is nothing that fits.
@@ -134,7 +135,7 @@ class Progress:
             async with asyncio.timeout(LEAVE):
                 if not await self._settled():
                     return
-                await asyncio.to_thread(snapshot.save, self._path, tree)
+                await self._written(tree)
         except OSError as problem:  # TimeoutError is one
             if not self._trouble:
                 reason = problem.strerror or "the disk does not answer"
@@ -142,6 +143,15 @@ class Progress:
             self._trouble = True
         else:
             self._trouble = False
+
+    async def _written(self, tree: Mapping[str, Any]) -> None:
+        """Save the tree, once that before it is saved: a disk that hangs must not have all threads of the pool, which
+        others need, nor two of them write the same file."""
+        if self._saving is not None:
+            await asyncio.wait((self._saving,))
+        self._saving = asyncio.ensure_future(asyncio.to_thread(snapshot.save, self._path, tree))
+        self._saving.add_done_callback(_heard)
+        await asyncio.shield(self._saving)
 
     def _set_aside(self, problem: Exception) -> None:
         """Move the file out of the way, over the one before it."""
@@ -151,6 +161,12 @@ class Progress:
             self._path.replace(self._path.with_name(SET_ASIDE))
         except OSError as refused:
             log.warning("%s: cannot be renamed: %s", self._path, refused)
+
+
+def _heard(saving: asyncio.Future[None]) -> None:
+    """Take note of how it ended, for nobody else may wait for it any more."""
+    if not saving.cancelled():
+        saving.exception()
 
 
 def _differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> str:

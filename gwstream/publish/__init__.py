@@ -34,7 +34,7 @@ __all__ = ["Delivered", "Desk", "Observer", "Outbox", "Publisher", "check_broker
 log = logging.getLogger("publish")
 
 IN_FLIGHT = 8  # messages on the wire at once; brokers allow 20 and more
-ATTEMPTS = 20  # connections a message may cost before it is taken for one the broker cannot stand
+ATTEMPTS = 20  # connections that may break under a message before it is taken for one the broker cannot stand
 STATUS_INTERVAL = 10.0  # s between two statuses
 COMPLAINT_INTERVAL = 60.0  # s between two warnings of the same
 CONNECTING = 60.0  # s after which an attempt to connect that neither succeeds nor fails is stuck
@@ -239,7 +239,7 @@ class Publisher:
         finally:
             self._outbox.returned()
             first = self._outbox.first
-            if first is not None and first.attempt >= ATTEMPTS:
+            if first is not None and first.broken >= ATTEMPTS:
                 self._outbox.drop(first, "too_many_attempts", f"{ATTEMPTS} connections broke while it was sent")
             self._changed()
         for problem in results:
@@ -257,7 +257,13 @@ class Publisher:
         )
         properties = connection.of_message(summary, self._config.expiry)
         topic = message.topic(self._config.prefix, summary)
-        await client.publish(topic, message.compose(summary, kept.delivery), qos=1, properties=properties)
+        kept.broken += 1
+        try:
+            await client.publish(topic, message.compose(summary, kept.delivery), qos=1, properties=properties)
+        except aiomqtt.MqttError as problem:
+            if connection.late(problem):  # a broker in trouble: what it does not break under waits until it is well
+                kept.broken -= 1
+            raise
         if client.refused:  # of several on the wire at once it may have been another: the number is right
             self._outbox.drop(kept, "refused", connection.REFUSED.format(client.refused.pop()))
             return

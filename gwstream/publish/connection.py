@@ -26,6 +26,7 @@ from gwstream.secrets import secret, tls
 
 _REFUSED_USER = {134, 135}  # bad user name or password, not authorized
 CONTENT = "application/json"
+_LATE = "Operation timed out"  # as aiomqtt says it
 IN_HAND = 64  # messages for us that are looked at one after the other
 LARGEST_PACKET = 16384  # bytes of one: eight times what a trigger may have
 REFUSED = "the broker refuses it ({}): has the user the right to write?"
@@ -148,6 +149,11 @@ def fault(problem: BaseException) -> str:
     return "tls" if any(isinstance(one, ssl.SSLError) for one in causes) else ""
 
 
+def late(problem: BaseException) -> bool:
+    """Whether the broker has only not answered in time; else it ended the connection, or something between did."""
+    return isinstance(problem, TimeoutError) or str(problem) == _LATE
+
+
 def credentials(config: PublishConfig) -> Credentials:
     """From their files; the password without its line's end. Raises `ConfigError`, which never quotes a secret."""
     name = "publish.{}".format
@@ -186,7 +192,7 @@ def why(problem: BaseException) -> str:
     text = re.sub(r"^\[(Errno|code:?) ?-?\d+\] ?", "", str(problem)).strip()
     if isinstance(problem.__cause__, aiomqtt.MqttCodeError):
         return f"connection lost ({why(problem.__cause__)})"
-    if isinstance(problem, TimeoutError) or text == "Operation timed out":
+    if late(problem):
         return "no answer in time"
     if text == "Disconnected during message iteration":  # what aiomqtt calls a broker that is gone
         return "connection lost"

@@ -25,8 +25,9 @@ from typing import Self
 from gwstream import clock
 from gwstream.config import PublishConfig
 from gwstream.errors import ConfigError
-from gwstream.publish.rows import ACKNOWLEDGED, GIVEN_UP, Kept, Known, Row, Settled
-from gwstream.publish.store import Found, Limits, Store
+from gwstream.publish.rescue import damaged
+from gwstream.publish.rows import ACKNOWLEDGED, GIVEN_UP, Found, Kept, Known, Row, Settled
+from gwstream.publish.store import Limits, Store
 from gwstream.records import NANO, Outgoing, Tally, silent
 
 log = logging.getLogger("publish")
@@ -74,6 +75,7 @@ class Outbox:
         self._offset = now_ns() - monotonic_ns()  # steady less monotonic ns
         self._store: Store | None = None
         self._opened = False
+        self._damage: Exception | None = None  # of the file, found while writing it
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="outbox")
         self._work = asyncio.Event()  # something to write
         self._wrote = asyncio.Event()  # a write has ended, one way or the other
@@ -130,6 +132,7 @@ class Outbox:
                 await self._write(self._store or await self._open(self._directory))
             except (*TROUBLE, ConfigError) as problem:
                 self._troubled(str(problem))
+                self._damage = problem if damaged(problem) else None
                 if self._store is not None:
                     self._thread.submit(self._store.close)
                     self._store = None
@@ -178,7 +181,7 @@ class Outbox:
 
     def acknowledged(self, kept: Kept) -> None:
         kept.done = True
-        self._settle(Settled(kept.n, ACKNOWLEDGED, json.dumps(kept.delivery)))
+        self._settle(kept, ACKNOWLEDGED, json.dumps(kept.delivery))
 
     def drop(self, kept: Kept, reason: str, text: str) -> None:
         """Give up a message that has departed or waits, and count it; the log has the first a reason."""
@@ -186,7 +189,7 @@ class Outbox:
         at = next((k for k, one in enumerate(self._waiting) if one is kept), None)
         if at is not None:
             del self._waiting[at]
-        self._settle(Settled(kept.n, GIVEN_UP))
+        self._settle(kept, GIVEN_UP)
         self.lost(kept.outgoing.summary.detector, reason, text)
 
     def lost(self, detector: str, reason: str, text: str) -> None:
@@ -233,9 +236,9 @@ class Outbox:
             log.warning("%s came out otherwise than it was stored: the stored one stands", summary.id)
         return True
 
-    def _settle(self, settled: Settled) -> None:
-        if self._directory is not None:
-            self._settled[settled.n] = settled
+    def _settle(self, kept: Kept, state: int, delivery: str | None = None) -> None:
+        if kept.stored or kept.n in self._unwritten:  # else the store will never hear of it
+            self._settled[kept.n] = Settled(kept.n, state, delivery)
             self._work.set()
 
     def _release(self) -> None:
@@ -260,8 +263,12 @@ class Outbox:
 
     async def _open(self, directory: Path) -> Store:
         """The store; the first time, with what it holds. Raises `TROUBLE` and `ConfigError`."""
-        make = partial(Store, directory, self._limits, self._offset, keep=self._opened)
+        used = dict(self._sequences)
+        make = partial(
+            Store, directory, self._limits, self._offset, keep=self._opened, damage=self._damage, sequences=used
+        )
         store = self._store = await asyncio.get_running_loop().run_in_executor(self._thread, make)
+        self._damage = None
         if store.found.set_aside:
             self._tally("publish", "set_aside", "")
         if not self._opened:
@@ -284,7 +291,11 @@ class Outbox:
         self._known.before(found.known)
         for detector, last in found.sequences.items():
             self._sequences[detector] = max(last, self._sequences.get(detector, -1))
-        before = [Kept(row.outgoing, row.n, row.at, row.sequence, stored=True, attempt=1) for row in found.waiting]
+        stored = not found.set_aside
+        before = [Kept(row.outgoing, row.n, row.at, row.sequence, stored=stored, attempt=1) for row in found.waiting]
+        if not stored:  # they are in no file now
+            self._unwritten = {kept.n: kept for kept in before} | self._unwritten
+            self._work.set()
         self._waiting.extendleft(reversed(before))
         if before:
             log.info("%d messages wait in the outbox since before the start", len(before))

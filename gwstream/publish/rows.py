@@ -18,7 +18,8 @@ COLUMNS = "n, at, state, kind, id, detector, sequence, gps_ns, sha256, event, jo
 @dataclass(slots=True)
 class Kept:
     """A message until it is settled. ``n``: order of all; ``at``: steady ns at which it was taken on; ``stored``: as
-    it stands in the store. One from before a restart has an attempt behind it, for it may have been sent."""
+    it stands in the store. One from before a restart has an attempt behind it, for it may have been sent. ``broken``:
+    attempts that ended with their connection."""
 
     outgoing: Outgoing
     n: int
@@ -26,6 +27,7 @@ class Kept:
     sequence: int
     stored: bool = False
     attempt: int = 0
+    broken: int = 0
     done: bool = False
     delivery: dict[str, Any] = field(default_factory=dict)
 
@@ -46,6 +48,19 @@ class Row:
     sequence: int
     state: int = WAITING
     delivery: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a store held: rows that wait, in order; by detector the last sequence number; the last ``n``;
+    ``known``: by (kind, id) the digest and the event's state, oldest first; ``offset``: steady less monotonic ns."""
+
+    waiting: tuple[Row, ...] = ()
+    sequences: dict[str, int]
+    last: int = 0
+    known: dict[tuple[str, str], tuple[str, str]]
+    offset: int
+    set_aside: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,15 @@ import logging
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from gwstream.errors import ConfigError
-from gwstream.publish.rows import COLUMNS, KNOWN, Row, Settled, event_state, packed, size, unpacked
+from gwstream.publish.rescue import UNREADABLE, rescued, unreadable
+from gwstream.publish.rows import COLUMNS, KNOWN, Found, Row, Settled, event_state, packed, size, unpacked
 
 log = logging.getLogger("publish")
 
@@ -45,6 +47,7 @@ _SAMPLES = "CREATE TABLE IF NOT EXISTS samples(n INTEGER PRIMARY KEY, size INTEG
 """The draws of message ``n``; beside the tables, for files of before have none."""
 _UNWEIGHTED = "CREATE INDEX IF NOT EXISTS unweighted ON message(n) WHERE kind = 'unweighted' AND state <> 0"
 """By it the archive finds what goes first."""
+_NUMBERED = "INSERT INTO sequence VALUES (?,?) ON CONFLICT DO UPDATE SET last = max(last, excluded.last)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +62,28 @@ class Limits:
     samples: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What a store held: rows that wait, in order; by detector the last sequence number; the last ``n``;
-    ``known``: by (kind, id) the digest and the event's state, oldest first; ``offset``: steady less monotonic ns."""
-
-    waiting: tuple[Row, ...] = ()
-    sequences: dict[str, int]
-    last: int = 0
-    known: dict[tuple[str, str], tuple[str, str]]
-    offset: int
-    set_aside: bool = False
+class VersionError(ValueError):
+    """The file is another gwstream's."""
 
 
 class Store:
     """The file ``directory/outbox.sqlite``, for this process alone to write.
 
-    ``offset``: steady less monotonic ns, unless (and not ``keep``) the file knows one of this boot. Raises
+    ``offset``: steady less monotonic ns, unless (and not ``keep``) the file knows one of this boot. ``damage``: what
+    was found wrong with the file, which is then set aside; ``sequences``: the last numbers used, for a new one. Raises
     `ConfigError` where another daemon writes it, OSError and `sqlite3.Error` where the disk does not let us.
     """
 
-    def __init__(self, directory: Path, limits: Limits, offset: int, *, keep: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        limits: Limits,
+        offset: int,
+        *,
+        keep: bool = False,
+        damage: Exception | None = None,
+        sequences: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self._limits = limits
         self._total = 0  # bytes, about
         self._samples = 0
@@ -89,12 +93,13 @@ class Store:
         try:
             _hold(self._lock, directory)
             try:
+                if damage is not None:
+                    raise damage
                 self.found = self._open(offset, keep)
-            except (sqlite3.DatabaseError, ValueError, LookupError) as problem:
-                if isinstance(problem, sqlite3.OperationalError):  # the disk's fault, not the file's
+            except UNREADABLE as problem:
+                if not unreadable(problem):  # the disk's fault, not the file's
                     raise
-                self._set_aside(problem)
-                self.found = replace(self._open(offset, keep), set_aside=True)
+                self.found = self._anew(problem, offset, sequences)
         except BaseException:
             os.close(self._lock)
             raise
@@ -106,6 +111,14 @@ class Store:
         except BaseException:
             self._db.close()
             raise
+
+    def _anew(self, problem: Exception, offset: int, sequences: Mapping[str, int]) -> Found:
+        """A new file beside the one that is set aside, and what that still gives."""
+        before = self._set_aside(problem, offset)
+        self._open(offset, keep=True)
+        for found in (before.sequences, sequences):
+            self._db.executemany(_NUMBERED, list(found.items()))
+        return before
 
     def close(self) -> None:
         """Let go of the file, whatever state the disk is in."""
@@ -127,10 +140,7 @@ class Store:
                 if added.rowcount:
                     self._total += size(row)
                     self._keep_samples(row)
-                    self._db.execute(
-                        "INSERT INTO sequence VALUES (?,?) ON CONFLICT DO UPDATE SET last = max(last, excluded.last)",
-                        (row.outgoing.summary.detector, row.sequence),
-                    )
+                    self._db.execute(_NUMBERED, (row.outgoing.summary.detector, row.sequence))
             self._db.executemany(
                 "UPDATE message SET state = ?, delivery = ? WHERE n = ?",
                 [(one.state, one.delivery, one.n) for one in settled],
@@ -216,14 +226,18 @@ class Store:
             offset=offset,
         )
 
-    def _set_aside(self, problem: Exception) -> None:
-        """Rename a damaged or foreign file: what it holds is not lost, but we go on without it."""
+    def _set_aside(self, problem: Exception, offset: int) -> Found:
+        """Rename a damaged or foreign file, and go on with what of it can be read."""
         kept = self._file.with_suffix(".damaged")  # one only: the disk stays bounded
         for suffix in ("", "-wal", "-shm"):
             Path(f"{kept}{suffix}").unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 Path(f"{self._file}{suffix}").rename(f"{kept}{suffix}")
-        log.error("%s cannot be used (%s): set aside as %s; the outbox begins anew", self._file, problem, kept.name)
+        foreign = isinstance(problem, VersionError)
+        found = Found(sequences={}, known={}, offset=offset, set_aside=True) if foreign else rescued(kept, offset)
+        told = "%s cannot be used (%s): set aside as %s; the outbox begins anew, with %d messages and %d ids of it"
+        log.error(told, self._file, problem, kept.name, len(found.waiting), len(found.known))
+        return found
 
 
 def read(directory: Path, begin_ns: int, end_ns: int, *, samples: bool = False) -> Iterator[Row]:
@@ -244,7 +258,7 @@ def read(directory: Path, begin_ns: int, end_ns: int, *, samples: bool = False) 
             while found := [unpacked(one, 0) for one in db.execute(query, (begin_ns, end_ns, last)).fetchall()]:
                 yield from (_with_samples(db, row) if drawn else row for row in found)
                 last = found[-1].n
-    except sqlite3.Error as problem:
+    except UNREADABLE as problem:
         raise ConfigError(f"{file}: cannot be read: {problem}") from problem
 
 
@@ -254,18 +268,18 @@ def _with_samples(db: sqlite3.Connection, row: Row) -> Row:
 
 
 def _connect(file: Path) -> sqlite3.Connection:
-    """Open the file, made if missing. Raises ValueError for one of another version, `sqlite3.Error`."""
+    """Open the file, made if missing. Raises `VersionError`, `sqlite3.Error`, OSError."""
     db = sqlite3.connect(file, isolation_level=None, timeout=BUSY, check_same_thread=False)
     try:
         if str(db.execute("PRAGMA journal_mode = WAL").fetchone()[0]) != "wal":
-            raise sqlite3.OperationalError("this file system cannot hold a write-ahead log")
+            raise OSError("this file system cannot hold a write-ahead log")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA journal_size_limit = 16777216")
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version == 0:
             db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {FORMAT}; COMMIT;")
         elif version != FORMAT:
-            raise ValueError(f"it is of version {version}, this gwstream reads {FORMAT}")
+            raise VersionError(f"it is of version {version}, this gwstream reads {FORMAT}")
         db.execute(_SAMPLES)
         db.execute(_UNWEIGHTED)
     except BaseException:
