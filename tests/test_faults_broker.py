@@ -66,6 +66,7 @@ class Gate:
     def __init__(self, target: int) -> None:
         self.delay = 0.0
         self.shut = False
+        self._through: list[socket.socket] = []
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -73,6 +74,13 @@ class Gate:
 
     def close(self) -> None:
         self._listener.close()
+
+    def cut(self) -> None:
+        """End the connections that there are."""
+        for one in self._through:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        self._through.clear()
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -83,6 +91,7 @@ class Gate:
                     near.close()
                     far.close()
                     continue
+                self._through.append(near)
                 for pair in ((near, far), (far, near)):
                     threading.Thread(target=self._pump, args=pair, daemon=True).start()
 

@@ -6,6 +6,7 @@ The daemon has a small disk of its own, which nobody else sees.
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from brokers import MOSQUITTO
 from faults import World, world
-from test_flow import mosquitto
+from test_flow import mosquitto, wait
 
 from gwstream.publish import store
 from gwstream.publish.rows import ACKNOWLEDGED
@@ -97,3 +98,74 @@ def test_a_disk_that_may_only_be_read_at_first(tmp_path: Path) -> None:
         enter = ("nsenter", "--preserve-credentials", "-U", "-m", "-t", str(it.pid))
         subprocess.run([*enter, "mount", "-o", "remount,rw", DISK], check=True, timeout=20)
         told(it, tmp_path)
+
+
+@contextmanager
+def kept() -> Iterator[int]:
+    """A small disk that outlives who works on it: the process whose it is."""
+    keeper = subprocess.Popen([*disk(), "sleep", "infinity"])
+    try:
+        name = Path(f"/proc/{keeper.pid}/comm")
+        wait(lambda: name.read_text() == "sleep\n", 20, "the disk")  # it is there before that begins
+        yield keeper.pid
+    finally:
+        keeper.kill()
+        keeper.wait()
+
+
+def ids(it: World) -> set[str]:
+    """Of the posteriors that have come."""
+    return {one.body["posterior"]["id"] for one in list(it.got) if one.topic.endswith("/posterior")}
+
+
+def spoil(inside: tuple[str, ...], block: Path, how: str) -> None:
+    if how == "full":
+        with suppress(OSError), block.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        assert shutil.disk_usage(block.parent).free == 0
+    else:
+        subprocess.run([*inside, "mount", "-o", "remount,ro", DISK], check=True, timeout=20)
+
+
+def mend(inside: tuple[str, ...], block: Path, how: str) -> None:
+    if how == "full":
+        block.unlink()
+    else:
+        subprocess.run([*inside, "mount", "-o", "remount,rw", DISK], check=True, timeout=20)
+
+
+@pytest.mark.parametrize("how", ["full", "read-only"])
+def test_killed_and_started_on_a_disk_that_cannot_be_written(tmp_path: Path, how: str) -> None:
+    """It knows all the same what was told, and under which numbers; and writes when it can."""
+    with kept() as keeper, mosquitto(tmp_path) as broker:
+        inside = ("nsenter", "--preserve-credentials", "-U", "-m", "-t", str(keeper))
+        block = Path(f"/proc/{keeper}/root{DISK}/fill")
+        program = (*inside, sys.executable, "-m", "gwstream")
+        more = {"publish": "archive_mb = 4\nsamples_mb = 0\n", "state": Path(DISK) / "state"}
+        with world(tmp_path, broker, program=program, **more) as it:
+            it.busy(4)
+            it.settled()
+            before = len(ids(it))
+            assert it.end(signal.SIGKILL) == -signal.SIGKILL
+            spoil(inside, block, how)
+            it.start()
+            # a full disk has room in the log that is there
+            while len(ids(it)) < before + 3 or it.metrics().of("gwstream_outbox_durable") == 1:
+                it.play(1, 0.3)
+            it.complete()
+            mend(inside, block, how)
+            it.until(lambda: it.metrics().of("gwstream_outbox_durable") == 1, "the disk")
+            it.play(2)
+            it.complete()
+            copy = tmp_path / "copy"
+            inner = Path(f"/proc/{it.pid}/root{it.stored}")
+
+            def settled() -> bool:
+                shutil.rmtree(copy, ignore_errors=True)
+                shutil.copytree(inner, copy, ignore=shutil.ignore_patterns("*.lock", "*-shm"))
+                rows = list(store.read(copy, 0, 2**62))
+                numbers = sorted(row.sequence for row in rows if row.outgoing.summary.detector == "H1")
+                return {row.state for row in rows} == {ACKNOWLEDGED} and numbers == list(range(len(numbers)))
+
+            it.until(settled, "the archive")

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from brokers import MOSQUITTO
-from faults import GPS, LONG, WARM, World, gap, world
+from faults import GPS, LONG, WARM, World, gap, witness, world
+from test_faults_broker import Gate
 from test_flow import mosquitto
 
 from gwstream.clock import gps_now_ns
@@ -87,24 +89,32 @@ def descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
-def test_no_descriptor_left(it: Broken) -> None:
-    """Frames cannot be opened, nobody is let in, the broker is lost and cannot be reached: then all goes on."""
-    daemon = it.daemon
-    before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
-    first = daemon.second
-    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (3, before[1]))
-    try:
-        daemon.write("H1", b"cannot be opened")
-        daemon.second += 1
-        daemon.until(lambda: "unreadable" in daemon.log(), "the complaint")
-    finally:
-        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
-    daemon.meant(gap("H1", first, daemon.second))
-    daemon.until(lambda: daemon.health() == (200, []), "an answer")
-    daemon.play(3)
-    found = daemon.settled()
-    assert found.dropped("H1") == {"unreadable": 1, "missing": 1}
-    assert descriptors(daemon.pid) < 100
+def test_no_descriptor_left(folder: Path) -> None:
+    """Frames cannot be opened, and the broker is lost and cannot be reached: then all goes on."""
+    with (
+        mosquitto(folder) as broker,
+        closing(Gate(broker)) as gate,
+        witness(broker) as listener,
+        world(folder, gate.port, program=PROGRAM, listener=listener) as daemon,
+    ):
+        before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+        first = daemon.second
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+        try:
+            daemon.write("H1", b"cannot be opened")
+            daemon.second += 1
+            daemon.until(lambda: "unreadable" in daemon.log(), "the complaint")
+            gate.cut()
+            daemon.until(lambda: "too many open files; trying again" in daemon.log(), "the loss of the broker")
+        finally:
+            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
+        daemon.meant(gap("H1", first, daemon.second))
+        daemon.until(lambda: daemon.health() == (200, []), "an answer")
+        daemon.play(3)
+        found = daemon.settled()
+        assert found.dropped("H1") == {"unreadable": 1, "missing": 1}
+        assert found.of("gwstream_broker_connected") == 1
+        assert descriptors(daemon.pid) < 100
 
 
 @pytest.mark.parametrize("fault", ["raise", "nan"])

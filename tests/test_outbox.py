@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import resource
+import shutil
 import signal
 import sqlite3
 import sys
@@ -446,6 +447,42 @@ async def test_with_a_full_disk_it_goes_on_in_memory_and_writes_when_it_can(
     rows = list(store.read(tmp_path / "state", 0, 2**62))
     assert [row.sequence for row in rows] == list(range(10))  # all are in the archive in the end
     assert {row.state for row in rows} == {ACKNOWLEDGED}
+
+
+@pytest.mark.parametrize("killed", [True, False])
+async def test_a_start_on_a_full_disk_goes_on_from_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """No id comes again, no number is used twice, what waits is sent; and it is written when there is room."""
+    monkeypatch.setattr(outbox, "RETRY", 0.05)
+    folder = tmp_path / "state"
+    before = await Outbox(PublishConfig(), folder).__aenter__()
+    for number in range(4):
+        await before.put(outgoing(number))
+    await write(before)
+    await send(before, 2)
+    await write(before)
+    waited = names(before.left())
+    if killed:
+        shutil.copytree(folder, tmp_path / "killed")
+        folder = tmp_path / "killed"
+    await before.__aexit__()
+    notes = Notes()
+    with full_disk(0):
+        box = await Outbox(PublishConfig(), folder, tally=notes.tally).__aenter__()
+        task = asyncio.create_task(box.run())
+        assert not box.durable
+        assert names(box.left()) == waited
+        assert not await box.put(outgoing(1))
+        await box.put(outgoing(4))
+        sent = [*await send(box, 2), *await send(box, 2)]
+        assert [kept.sequence for kept in sent] == [2, 3, 4]
+    await until(lambda: box.durable and not box._settled)
+    task.cancel()
+    await box.__aexit__()
+    rows = list(store.read(folder, 0, 2**62))
+    assert [(row.sequence, row.state) for row in rows] == [(number, ACKNOWLEDGED) for number in range(5)]
+    assert notes.counts == {("publish", "repeated", "H1"): 1, ("publish", "not_durable", "H1"): 1}
 
 
 async def test_a_directory_that_cannot_be_had_is_no_reason_to_stop(

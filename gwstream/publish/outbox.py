@@ -25,9 +25,9 @@ from typing import Self
 from gwstream import clock
 from gwstream.config import PublishConfig
 from gwstream.errors import ConfigError
-from gwstream.publish.rescue import damaged
+from gwstream.publish.rescue import damaged, looked_at
 from gwstream.publish.rows import ACKNOWLEDGED, GIVEN_UP, Found, Kept, Known, Row, Settled
-from gwstream.publish.store import Limits, Store
+from gwstream.publish.store import FORMAT, NAME, Limits, Store
 from gwstream.records import NANO, Outgoing, Tally, silent
 
 log = logging.getLogger("publish")
@@ -111,6 +111,7 @@ class Outbox:
                 await self._open(self._directory)
             except TROUBLE as problem:
                 self._troubled(str(problem))
+                await self._look(self._directory)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -277,6 +278,14 @@ class Outbox:
         elif store.found.set_aside:  # what it held and still waits has to be written anew
             self._unwritten = dict(sorted({**self._unwritten, **{kept.n: kept for kept in self.left()}}.items()))
         return store
+
+    async def _look(self, directory: Path) -> None:
+        """Go on from what a disk holds that may only be read, or is full: it is there to be written to, later."""
+        look = partial(looked_at, directory / NAME, FORMAT, self._offset)
+        found = await asyncio.get_running_loop().run_in_executor(self._thread, look)
+        if found is not None:
+            self._opened = True
+            self._adopt(found)
 
     def _adopt(self, found: Found) -> None:
         """Go on where the process before us ended; what was put since then, the store being away, comes after it."""

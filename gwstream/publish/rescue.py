@@ -1,4 +1,4 @@
-"""What a damaged outbox still gives: rows that wait, ids that are known, and numbers that were used."""
+"""What an outbox holds, where it is whole, where it is damaged, and where it may only be read."""
 
 from __future__ import annotations
 
@@ -12,9 +12,57 @@ from typing import Any
 
 from gwstream.publish.rows import COLUMNS, KNOWN, Found, Row, event_state, unpacked
 
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 UNREADABLE = (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError)
 _LOST = "\ufffd"  # stands for bytes that are no text
 _OF_FILE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def boot() -> str:
+    """The id of the machine's present run; empty: there is none."""
+    return BOOT.read_text().strip() if BOOT.exists() else ""
+
+
+def offset_of(db: sqlite3.Connection, offset: int) -> int:
+    """The offset that the file knows of this boot, else ``offset``."""
+    facts = dict(db.execute("SELECT name, value FROM fact"))
+    return int(facts["offset"]) if facts.get("boot") and facts["boot"] == boot() else offset
+
+
+def held(db: sqlite3.Connection, offset: int) -> Found:
+    """All that a whole file holds. Raises one of `UNREADABLE`."""
+    (last,) = db.execute("SELECT coalesce(max(n), 0) FROM message").fetchone()
+    newest_first = "SELECT kind, id, sha256, event FROM message ORDER BY n DESC LIMIT ?"
+    known: dict[tuple[str, str], tuple[str, str]] = {}
+    for kind, name, digest, event in db.execute(newest_first, (KNOWN,)):
+        known.setdefault((kind, name), (digest, event_state(event and json.loads(event))))
+    waiting = f"SELECT {COLUMNS} FROM message WHERE state = 0 ORDER BY n"
+    return Found(
+        waiting=tuple(unpacked(values, offset) for values in db.execute(waiting)),
+        sequences=dict(db.execute("SELECT detector, last FROM sequence")),
+        last=last,
+        known=dict(reversed(known.items())),
+        offset=offset,
+    )
+
+
+def looked_at(file: Path, version: int, offset: int) -> Found | None:
+    """What a file holds on a disk that may only be read, or is full; None: that cannot be said.
+
+    The log beside it counts: ``readonly_shm`` lets SQLite make the index of what a kill left in memory. Without a log
+    there is nothing to miss.
+    """
+    log = Path(f"{file}-wal")
+    for how in ("readonly_shm=1", "immutable=1"):
+        if how == "immutable=1" and log.exists() and log.stat().st_size:
+            return None
+        with (
+            suppress(*UNREADABLE, OSError),
+            closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&{how}", uri=True)) as db,
+        ):
+            if db.execute("PRAGMA user_version").fetchone() == (version,):
+                return held(db, offset_of(db, offset))
+    return None
 
 
 def damaged(problem: BaseException) -> bool:

@@ -9,7 +9,6 @@ with the wall clock.
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import sqlite3
@@ -21,8 +20,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from gwstream.errors import ConfigError
-from gwstream.publish.rescue import UNREADABLE, rescued, unreadable
-from gwstream.publish.rows import COLUMNS, KNOWN, Found, Row, Settled, event_state, packed, size, unpacked
+from gwstream.publish.rescue import UNREADABLE, boot, held, offset_of, rescued, unreadable
+from gwstream.publish.rows import COLUMNS, Found, Row, Settled, packed, size, unpacked
 
 log = logging.getLogger("publish")
 
@@ -30,7 +29,6 @@ FORMAT = 1
 PRUNED_AT_ONCE = 256  # rows that one transaction may remove
 READ_AT_ONCE = 256  # rows that one query gives
 BUSY = 5.0  # s to wait for somebody who reads the file
-BOOT = Path("/proc/sys/kernel/random/boot_id")
 NAME = "outbox.sqlite"
 
 _TABLES = """
@@ -202,29 +200,15 @@ class Store:
             raise
 
     def _load(self, offset: int, keep: bool) -> Found:
-        facts = dict(self._db.execute("SELECT name, value FROM fact"))
-        boot = BOOT.read_text().strip() if BOOT.exists() else ""
-        if boot and facts.get("boot") == boot and not keep:
-            offset = int(facts["offset"])
-        (last,) = self._db.execute("SELECT coalesce(max(n), 0) FROM message").fetchone()
+        if not keep:
+            offset = offset_of(self._db, offset)
         self._total = self._db.execute("SELECT coalesce(sum(size), 0) FROM message").fetchone()[0]
         self._samples = self._db.execute("SELECT coalesce(sum(size), 0) FROM samples").fetchone()[0]
         self._db.executemany(
             "INSERT INTO fact VALUES (?,?) ON CONFLICT DO UPDATE SET value = excluded.value",
-            [("boot", boot), ("offset", str(offset))],
+            [("boot", boot()), ("offset", str(offset))],
         )
-        newest_first = "SELECT kind, id, sha256, event FROM message ORDER BY n DESC LIMIT ?"
-        known: dict[tuple[str, str], tuple[str, str]] = {}
-        for kind, name, digest, event in self._db.execute(newest_first, (KNOWN,)):
-            known.setdefault((kind, name), (digest, event_state(event and json.loads(event))))
-        waiting = f"SELECT {COLUMNS} FROM message WHERE state = 0 ORDER BY n"
-        return Found(
-            waiting=tuple(unpacked(values, offset) for values in self._db.execute(waiting)),
-            sequences=dict(self._db.execute("SELECT detector, last FROM sequence")),
-            last=last,
-            known=dict(reversed(known.items())),
-            offset=offset,
-        )
+        return held(self._db, offset)
 
     def _set_aside(self, problem: Exception, offset: int) -> Found:
         """Rename a damaged or foreign file, and go on with what of it can be read."""
