@@ -153,6 +153,18 @@ def future(it: World) -> list[Strain | Gap]:
     return [strain("H1", it.second)]
 
 
+def pipes(it: World) -> list[Strain | Gap]:
+    """More of them than threads that may hang: who opens one waits for a writer, for ever."""
+    name, before = frame_name("H1", it.second), it.metrics().dropped("H1")["unreadable"]
+    for number in range(6):
+        hidden = it.folder("H1") / f".{number}"
+        os.mkfifo(hidden)
+        hidden.rename(hidden.with_name(name.replace("_llhoft", f"_pipe{number}")))
+    it.until(lambda: it.metrics().dropped("H1")["unreadable"] == before + 6, "the refusal")
+    it.write("H1", content("H1", it.second))
+    return [strain("H1", it.second)]
+
+
 def vanished(it: World) -> list[Strain | Gap]:
     """Its name is seen, and nothing is behind it any more."""
     path = it.folder("H1") / frame_name("H1", it.second)
@@ -191,6 +203,7 @@ FAULTS = {
     "vetoed": Fault(vetoed, {"vetoed": 1}),
     "misnamed": Fault(misnamed, {"bad_name": 1}),
     "of the future": Fault(future, {"future": 1}),
+    "pipes": Fault(pipes, {"unreadable": 6}),
     "vanished": Fault(vanished, {"vanished": 1}),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import stat
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -257,8 +258,11 @@ class Feed:
 
     def _load(self, file: File) -> quality.Stretch:
         """Read, check and parse; in the worker's thread. Raises OSError and `FrameError`."""
-        with file.path.open("rb") as opened:
-            self._remember(file.path, _fingerprint(os.fstat(opened.fileno())))
+        with open(file.path, "rb", opener=_at_once) as opened:
+            status = os.fstat(opened.fileno())
+            self._remember(file.path, _fingerprint(status))
+            if not stat.S_ISREG(status.st_mode):
+                raise gwf.FrameError("unreadable", "it is no file but a pipe, or the like")
             content = opened.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise gwf.FrameError("unreadable", f"larger than {MAX_BYTES >> 20} MiB")
@@ -269,6 +273,11 @@ class Feed:
             self._read[path] = fingerprint
         while len(self._read) > REMEMBERED:
             self._read.popitem(last=False)
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens what is there without waiting: for a pipe that nobody writes to that would be for ever."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _fingerprint(status: os.stat_result) -> Print:
