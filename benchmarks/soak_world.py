@@ -33,7 +33,7 @@ from gwstream.summary import canonical
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 LIMIT = 120.0  # s for anything
-STATE_MB = 96
+STATE_MB = 96  # more than the archives below and a write-ahead log
 LINE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 
@@ -208,7 +208,7 @@ class Daemon:
         self._folder, self._log = folder, log
         self.port = settings.http_port
         self.config = folder / "gwstream.toml"
-        text = settings.toml().replace("[publish]\n", "[publish]\narchive_mb = 24\n")
+        text = settings.toml().replace("[publish]\n", "[publish]\narchive_mb = 24\nsamples_mb = 24\n")
         text = text.replace(
             "[inference]\n", "[inference]\nlatency_target = 600\n"
         )  # strain comes as fast as it is judged
