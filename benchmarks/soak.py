@@ -255,6 +255,7 @@ class Soak:
         end = time.monotonic() + soak_world.LIMIT
         while not right():
             if time.monotonic() > end:
+                put(self._folder / "metrics.txt", self._daemon.exposition.encode())
                 raise SystemExit(
                     f"waited {soak_world.LIMIT:g} s for {what}; {self._stand()}\n{child.tail(self._log, 30)}"
                 )

@@ -201,7 +201,7 @@ class Disk:
 class Daemon:
     """``gwstream run`` in a process of its own, again and again, and what its metrics say.
 
-    ``counted``: what it dropped, by stage, reason and detector, over all its lives; ``gaps``: seconds by detector.
+    ``exposition``: the last of them as they came; ``counted``: what it dropped, by stage, reason and detector, over all its lives; ``gaps``: seconds by detector.
     """
 
     def __init__(self, folder: Path, settings: child.Settings, log: Path) -> None:
@@ -216,6 +216,7 @@ class Daemon:
         self.process: asyncio.subprocess.Process | None = None
         self.lives = 0
         self.latest: Metrics = {}
+        self.exposition = ""
         self._before: Counter[tuple[str, ...]] = Counter()
         self._session: aiohttp.ClientSession | None = None
 
@@ -253,6 +254,7 @@ class Daemon:
         except (aiohttp.ClientError, TimeoutError):
             return self.latest
         if answer.status == 200:
+            self.exposition = text
             self.latest = dict(_parsed(text))
             self.latest["asked",] = now / NANO
         return self.latest
