@@ -201,7 +201,7 @@ class Disk:
 class Daemon:
     """``gwstream run`` in a process of its own, again and again, and what its metrics say.
 
-    ``exposition``: the last of them as they came; ``counted``: what it dropped, by stage, reason and detector, over all its lives; ``gaps``: seconds by detector.
+    ``exposition``: the last of them as they came; ``latest``: the same, parsed; ``lives``: processes so far.
     """
 
     def __init__(self, folder: Path, settings: child.Settings, log: Path) -> None:

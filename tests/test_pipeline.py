@@ -15,14 +15,17 @@ import numpy as np
 import pytest
 from fakes import GPS, HOP, RATE, posterior, report, trigger, unweighted, whitener, window
 
+from gwstream import pipeline
 from gwstream.calibration import Report
 from gwstream.calibration.shadow import Planned
+from gwstream.conditioning import Conditioner, State
 from gwstream.config import Config
 from gwstream.errors import EngineError, SourceError
-from gwstream.model import ConditioningSpec
+from gwstream.model import ConditioningSpec, ModelSpec
 from gwstream.pipeline import CUTS, RECORDS, run
 from gwstream.pipeline.network import KEPT, Followed
 from gwstream.pipeline.parts import Parts
+from gwstream.pipeline.progress import Taken
 from gwstream.pipeline.waiting import BATCHES_AT_REST, TRIGGERS
 from gwstream.prior import Prior
 from gwstream.records import (
@@ -612,6 +615,66 @@ async def test_queues_that_are_worked_off_are_told_to_be_empty() -> None:
     await finish(parts(source, inference=inference, observers=(watching,)))
     assert watching.depths["inference"] > 0
     assert watching.last == {"conditioning": 0, "batching": 0, "inference": 0}
+
+
+class FakeProgress:
+    """Wants to be told once, in vain so far, of a moment of rest."""
+
+    due = overdue = True
+
+    def __init__(self) -> None:
+        self.offered: list[int] = []  # windows judged by then
+        self.closed = asyncio.Event()
+        self.judged: list[Window] = []
+
+    def offer(self, taken: Taken) -> None:
+        if taken.detectors:
+            self.offered.append(len(self.judged))
+
+    async def run(self) -> None:
+        await self.closed.wait()
+
+    async def close(self) -> None:
+        self.closed.set()
+
+
+@pytest.fixture
+def whole(monkeypatch: pytest.MonkeyPatch) -> State:
+    """What every conditioner is in: a state from which a source can go on."""
+    conditioner = Conditioner(ModelSpec(name="test"), "H1")
+    conditioner.push(strain(0))
+    state = conditioner.state()
+    assert state is not None
+    assert state.whole
+    monkeypatch.setattr(FakeConditioner, "state", lambda _: state)
+    return state
+
+
+async def test_strain_that_never_rests_is_held_back_for_what_is_kept(whole: State) -> None:
+    """Each second's windows take longer to be judged than the next second takes to come."""
+    progress, inference = FakeProgress(), FakeInference(delay=0.02)
+    progress.judged = inference.judged
+    joined = parts(
+        FakeSource({"H1": [strain(s) for s in range(20)]}, live=True), inference=inference, progress=progress
+    )
+    await finish(joined)
+    among = [count for count in progress.offered if 0 < count < 20 * 16]
+    assert len(among) > 10
+    assert not any(count % 16 for count in among)
+
+
+async def test_strain_is_not_held_back_for_long_where_rest_does_not_come(
+    whole: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "REST", 0.05)
+    inference, source = FakeInference(), FakeSource({"H1": [strain(s) for s in range(12)]}, live=True)
+    inference.hold = threading.Event()
+    joined = parts(source, inference=inference, progress=FakeProgress())
+    task = asyncio.create_task(finish(joined))
+    await until(lambda: source.read["H1"] == 12)
+    inference.hold.set()
+    await task
+    assert len(inference.judged) == 12 * 16
 
 
 async def test_stop_finishes_what_was_read() -> None:

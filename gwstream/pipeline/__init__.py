@@ -34,6 +34,7 @@ __all__ = ["UNWEIGHTED", "Parts", "Succession", "Successor", "run"]
 RECORDS = 4  # strain records a detector that wait for conditioning
 ABSURD = 1e9  # standard deviations; what is a hundred thousand times louder breaks the arithmetic behind the gate
 CUTS = 4  # records' worth of windows that wait for batching
+REST = 2.0  # s that strain is held back, at most, so that all before it may be judged
 
 
 async def run(parts: Parts, stop: asyncio.Event, succession: Succession | None = None) -> None:
@@ -58,6 +59,8 @@ class _Pipeline:
         self._judging = Judging(parts, self._waiting, inference, self, succession)
         self._conditioned = 0  # detectors that are over
         self._states: dict[str, State] = {}  # of the conditioners, after the windows that are open were cut
+        self._rested = asyncio.Event()
+        self._tried = 0.0  # s of the loop when a rest was not to be had
         self._deadline: float | None = None  # of the drain, once told to stop
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -86,8 +89,29 @@ class _Pipeline:
     def rest(self, *, last: bool = False) -> None:
         """Where every window has been judged, note how far that is: from there another process can go on."""
         progress = self._parts.progress
-        if progress is not None and self._waiting.nothing and (last or progress.due):
+        if progress is None or not self._waiting.nothing:
+            return
+        self._rested.set()
+        if last or progress.due:
             progress.offer(Taken(dict(self._states), self._judging.summarizer.state()))
+
+    async def _hold(self) -> None:
+        """Keep strain from conditioning until all before it is judged, where this has not come to pass for long.
+
+        That costs nothing where inference has more than it can do, and little elsewhere: what is judged meanwhile had
+        to be judged first. An attempt is bounded by `REST`, and as much as that is left alone after one that failed.
+        """
+        progress, now = self._parts.progress, asyncio.get_running_loop().time
+        if progress is None or not progress.overdue or self._waiting.nothing or self._judging.stopping:
+            return
+        if now() - self._tried < REST or not all(state.whole for state in self._states.values()):
+            return
+        self._rested.clear()
+        try:
+            async with asyncio.timeout(REST):
+                await self._rested.wait()
+        except TimeoutError:
+            self._tried = now()
 
     async def _stop(
         self, stop: asyncio.Event, readers: Sequence[asyncio.Task[None]], flow: Sequence[asyncio.Task[None]]
@@ -128,6 +152,7 @@ class _Pipeline:
             return begin, windows, conditioner.state(), time.monotonic_ns()
 
         async for record, journey in self._records[detector]:
+            await self._hold()
             begin, windows, state, end = await self._conditioning_thread.run(push, record)
             windows = self._credible(detector, windows)
             if state is not None:

@@ -1,14 +1,16 @@
 """How far a daemon has got, kept on disk, so that the next one goes on from there without a new warm-up.
 
-What is kept was taken where every window before it had been judged, and it is saved once the outbox has on disk what
-came of them. So a daemon that is killed at any instant loses nothing: the next one judges a few windows again, to the
-same bytes, and the outbox knows their posteriors.
+What is kept was taken where every window before it had been judged: at rest. Strain that never rests by itself, as
+where a daemon catches up or has much to do, is held back for an instant now and then. What was taken is saved once the
+outbox has on disk what came of those windows. So a daemon that is killed at any instant loses nothing: the next one
+judges a few windows again, to the same bytes, and the outbox knows their posteriors.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ NAME, SET_ASIDE = "progress", "progress.bad"
 FORMAT = 1
 PAUSE = 10.0  # s between two savings: half a megabyte a detector each
 LEAVE = 2.0  # s that one may take
+GRACE = 5.0  # s after a pause in which strain may find a moment of rest by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Progress:
         self._pause = pause
         self._taken: Taken | None = None
         self._resting = False  # the pause since the last one is not over
+        self._since = time.monotonic()  # when it was
         self._offered = asyncio.Event()
         self._closed = asyncio.Event()
         self._hurry = asyncio.Event()  # the next one need not wait for the pause to be over
@@ -95,6 +99,11 @@ class Progress:
         """Whether it is time for a new one."""
         return self._taken is None and not self._resting
 
+    @property
+    def overdue(self) -> bool:
+        """Whether it has been time for long, so that a moment of rest has to be made."""
+        return self.due and time.monotonic() - self._since > GRACE
+
     def offer(self, taken: Taken) -> None:
         """Save ``taken`` soon, if a source can go on from it."""
         if taken.detectors and all(state.whole for state in taken.detectors.values()):
@@ -113,6 +122,7 @@ class Progress:
                     await self._hurry.wait()
             self._hurry.clear()
             self._resting = False
+            self._since = time.monotonic()
         self._ended.set()
 
     async def close(self) -> None:
