@@ -1,4 +1,4 @@
-"""A channel keeps order and bound, waits or sheds, ends, and loses nothing to a deadline."""
+"""A channel keeps order and bound, waits, ends, and loses nothing to a deadline."""
 
 from __future__ import annotations
 
@@ -51,15 +51,6 @@ async def test_many_writers_never_exceed_the_limit() -> None:
         got.add(await channel.get())
     await asyncio.gather(*writers)
     assert got == set(range(10))
-
-
-async def test_shedding_gives_up_the_oldest() -> None:
-    lost: list[int] = []
-    channel = Channel[int](3, lost.append)
-    for n in range(8):
-        await channel.put(n)
-    assert lost == [0, 1, 2, 3, 4]
-    assert [await channel.get() for _ in range(3)] == [5, 6, 7]
 
 
 async def test_a_deadline_loses_nothing() -> None:

@@ -14,7 +14,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = {
         "unweighted": "under overload: an unweighted posterior that was not made (publish.every_window)",
         "fewer_draws": "under overload: a posterior with a quarter of its draws, or 500",
         "coarser_hop": "under overload: a window that was left out, every second or two of three",
-        "overload": "under overload: a window that waited for longer than inference.latency_target, or one too many",
+        "overload": "under overload: a window that waited for longer than inference.latency_target",
         "engine_given_up": "an engine failed, or strayed from torch: the next one serves, and nothing is lost",
         "stopped": "the daemon was told to stop before they were judged",
     },

@@ -1,10 +1,10 @@
-"""A bounded queue between two stages that can end, and that either makes its writers wait or gives up the oldest."""
+"""A bounded queue between two stages that can end, and that makes its writers wait while it is full."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Generic, TypeVar
 
@@ -20,17 +20,12 @@ class Nudged(Exception):
 
 
 class Channel(Generic[T]):
-    """Any number of writers, one reader, in order.
+    """Any number of writers, one reader, in order. ``limit``: items held at most."""
 
-    ``limit``: items held at most. ``shed``: None makes a writer wait while it is full; else it is called with the
-    oldest item, which is lost, to make room.
-    """
-
-    def __init__(self, limit: int, shed: Callable[[T], None] | None = None) -> None:
+    def __init__(self, limit: int) -> None:
         if limit < 1:
             raise ValueError(f"a channel holds at least 1 item, not {limit}")
         self._limit = limit
-        self._shed = shed
         self._items: deque[T] = deque()
         self._closed = self._nudged = False
         self._more = asyncio.Event()
@@ -47,11 +42,8 @@ class Channel(Generic[T]):
     async def put(self, item: T) -> None:
         """Append ``item``, when there is room."""
         while len(self._items) >= self._limit:
-            if self._shed is not None:
-                self._shed(self._items.popleft())
-            else:
-                self._room.clear()
-                await self._room.wait()
+            self._room.clear()
+            await self._room.wait()
         self._items.append(item)
         self._more.set()
 

@@ -94,7 +94,7 @@ class Judging:
                     self._waiting.shed_old(self._target)
                 if self._load.level >= Level.WEIGHTED_ONLY:
                     self._waiting.shed_quiet()
-                more = self._live and len(self._waiting.batches) > 0
+                more = self._live and len(self._waiting.batches) > 0 and not self._waiting.crowded
                 question = self.asking.next(busy=more or self._waiting.pending > 0)
                 if question is not None:
                     await self.asking.answer(question, self._thread, self.summarizer)

@@ -14,18 +14,19 @@ from gwstream.pipeline.journey import Batched, Journey, Pending, Quiet
 from gwstream.pipeline.load import Backlog, Level
 from gwstream.records import NANO, Tally, Trigger, bucket
 
-BATCHES = 1024  # of live strain that wait for the gate: what a restart finds, eight minutes of two detectors (40 MB)
+BATCHES = 1024  # of live strain that wait for the gate, at most: more stays in its files (40 MB)
 BATCHES_AT_REST = 4  # of any other
 UNWEIGHTED = 16  # windows that have their unweighted posteriors at a time, of one spectrum; fewer are padded to it
 QUIET = 4096  # windows that wait for one, where strain is live (20 MB)
-TRIGGERS = 1024  # windows behind the gate that wait for their posterior: those, too, of what a restart finds (10 MB)
+TRIGGERS = 1024  # windows behind the gate from which on these go before batches (10 MB)
 
 
 class Waiting:
     """Batches before the gate and windows behind it, and how many windows of each detector are `open`: cut, but neither
     judged nor given up.
 
-    ``live``: what is too much is given up and counted; else whoever brings it waits. ``hop``: samples between windows.
+    Whoever brings more than has room waits. ``live``: there is much room, and what waits for too long can be given up
+    and is counted. ``hop``: samples between windows.
     ``widest``: hops, at most, between windows that still see every signal where they may have it.
     """
 
@@ -33,7 +34,7 @@ class Waiting:
         self._tally = tally
         self._live = live
         self._hop, self.widest = hop, widest
-        self.batches = Channel[Batched](BATCHES, self._overload) if live else Channel[Batched](BATCHES_AT_REST)
+        self.batches = Channel[Batched](BATCHES if live else BATCHES_AT_REST)
         self._pending: list[Pending] = []  # a heap
         self._quiet: deque[Quiet] = deque()
         self._batches = 0  # that the gate has judged
@@ -45,6 +46,11 @@ class Waiting:
     def pending(self) -> int:
         """Windows behind the gate."""
         return len(self._pending)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether these are so many that none must come to them."""
+        return len(self._pending) >= TRIGGERS
 
     @property
     def quiet(self) -> int:
@@ -115,11 +121,6 @@ class Waiting:
             one = Pending(places[detector], self._batches, offset, number, trigger, journeys[number])
             heapq.heappush(self._pending, one)
             places[detector] += 1
-        while self._live and len(self._pending) > TRIGGERS:
-            worst = max(self._pending, key=lambda one: (one.place, -one.batch, one.offset))
-            self._pending.remove(worst)
-            heapq.heapify(self._pending)
-            self.give_up("overload", worst.trigger.window.detector)
         if self._live:
             self.shed_quiet(QUIET)
 
@@ -163,17 +164,14 @@ class Waiting:
         """Give up what has waited for more than ``limit`` s."""
         since = time.monotonic_ns() - round(limit * NANO)
         while (first := self.batches.first) is not None and _since(first.journeys[0]) < since:
-            self._overload(self.batches.take())
+            for window in self.batches.take().batch.windows:
+                self.give_up("overload", window.detector)
         old = [one for one in self._pending if _since(one.journey) < since]
         if old:
             self._pending = [one for one in self._pending if _since(one.journey) >= since]
             heapq.heapify(self._pending)
         for one in old:
             self.give_up("overload", one.trigger.window.detector)
-
-    def _overload(self, batched: Batched) -> None:
-        for window in batched.batch.windows:
-            self.give_up("overload", window.detector)
 
 
 def _since(journey: Journey) -> int:
