@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
 import random
@@ -28,7 +29,7 @@ from gwstream.demo.broker import Broker
 from gwstream.demo.child import free_port
 from gwstream.errors import ConfigError, PublishError
 from gwstream.prior import Prior
-from gwstream.publish import Delivered, Outbox, Publisher, check_broker
+from gwstream.publish import Delivered, Outbox, Publisher, check_broker, connection
 from gwstream.records import NANO, Outgoing
 from gwstream.summary import Summarizer, schema
 
@@ -210,6 +211,23 @@ async def test_nothing_is_lost_when_the_broker_is_killed_in_a_flow(tmp_path: Pat
         assert sorted(d["sequence"] for d in mine) == list(range(150))
     assert max(d.delivery["attempt"] for d in notes.delivered_) >= 1
     assert notes.depth == 0
+
+
+async def test_a_broker_that_dies_leaves_no_riddle_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not "Future exception was never retrieved", whichever way we learned of its end."""
+
+    async def meet(broker: brokers.Mosquitto) -> None:
+        client = connection.client(settings(broker.port), connection.Credentials(None, None))
+        with suppress(aiomqtt.MqttError):
+            async with client:
+                await broker.kill()
+                await until(client._disconnected.done)
+                raise aiomqtt.MqttError("noticed otherwise")
+
+    async with brokers.mosquitto(tmp_path) as broker:
+        await meet(broker)
+        gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_a_dead_broker_is_noticed_without_sending(tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ class Client(aiomqtt.Client):
         else:
             super()._on_message(client, userdata, message)
 
+    def _on_disconnect(self, *args: Any, **options: Any) -> None:
+        super()._on_disconnect(*args, **options)
+        if self._disconnected.done() and not self._disconnected.cancelled():
+            self._disconnected.exception()  # asked for, or asyncio logs it where we learn of it by another way
+
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Any) -> None:
         if reason_code.is_failure:
             self.refused.append(str(reason_code))
