@@ -161,8 +161,8 @@ class PublishConfig(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(1883, ge=1, le=65535)
-    prefix: str = Field("gwstream", pattern=r"^[^#+/\s][^#+\s]*$")
-    instance: str = Field("gwstream", pattern=r"^[^#+/\s]+$")
+    prefix: str = Field("gwstream", pattern=r"^[^#+/\s][^#+\s]*$", description="no '#', '+' or space, nor '/' in front")
+    instance: str = Field("gwstream", pattern=r"^[^#+/\s]+$", description="no '#', '+', '/' or space")
     username: str | None = None
     password_file: Path | None = None
     tls: bool = Field(False, description="encrypt, and see by its certificate that the broker is the one meant")
@@ -271,6 +271,10 @@ def explain(path: Path, problem: ValidationError, root: type[BaseModel]) -> str:
             lines.append(f"{path}: unknown key '{place}'; {hint}")
         elif error["type"] == "missing":
             lines.append(f"{path}: '{place}' is missing")
+        elif error["type"] in ("model_type", "dict_type"):
+            lines.append(f"{path}: '{place}': must be a section, [{place}] (given: {error['input']!r})")
+        elif error["type"] == "string_pattern_mismatch" and (may := _described(section, error["loc"])):
+            lines.append(f"{path}: '{place}': may have {may} (given: {error['input']!r})")
         elif error["type"] == "union_tag_invalid":
             told = error["ctx"]
             lines.append(f"{path}: '{place}.kind': must be one of {told['expected_tags']} (given: '{told['tag']}')")
@@ -279,6 +283,11 @@ def explain(path: Path, problem: ValidationError, root: type[BaseModel]) -> str:
             given = "" if isinstance(error["input"], dict) else f" (given: {error['input']!r})"
             lines.append(f"{path}: '{place}': {message}{given}")
     return "\n".join(lines)
+
+
+def _described(section: type[BaseModel], loc: tuple[int | str, ...]) -> str | None:
+    field = section.model_fields.get(str(loc[-1]))
+    return None if field is None else field.description
 
 
 def _found(root: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel]]:

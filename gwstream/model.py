@@ -198,7 +198,7 @@ class TrainingSpec(Section):
 class ModelSpec(Section):
     """The whole of ``model.toml``."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="small letters and digits, and '-' behind them")
     version: str = "1"
     description: str = ""
     conditioning: ConditioningSpec = ConditioningSpec()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from itertools import combinations
@@ -14,6 +15,7 @@ from gwstream import state
 from gwstream.config import CalibrationConfig, Config, InferenceConfig, MetricsConfig, default_model, explain
 from gwstream.errors import ConfigError, SourceError
 from gwstream.model import ModelSpec
+from gwstream.records import silent
 
 _NAMED = re.compile(r"[A-Z]-([A-Z][0-9])[_-]")
 
@@ -69,6 +71,8 @@ def address(broker: str) -> dict[str, Any]:
 
 def _detector(file: Path) -> str:
     match = _NAMED.match(file.name)
+    if match is None and not file.exists():
+        raise SourceError(f"{file}: no such file")
     if match is None:
         raise ConfigError(
             f"{file}: the name does not begin like H-H1_..., so say which detector's it is: --detector H1"
@@ -82,7 +86,9 @@ def check(path: Path, config: Config) -> None:
     from gwstream.inference.engines import chosen
 
     places = [(f"  {name}", strain(config, name)) for name in config.source.detectors]
+    _secrets(config)
     model = load_model(config.inference.model)
+    _made_up(config, model.spec)
     prior = model.spec.prior.served(config.inference.distance_prior)
     engines = ", else ".join(one.name for one in chosen(config.inference))
     publish = config.publish
@@ -140,8 +146,42 @@ def _outbox(config: Config) -> str:
 def _web(config: MetricsConfig) -> str:
     if not config.enabled:
         return "off"
-    who = "whoever reaches it" if config.token_file is None else f"whoever has the token of {config.token_file}"
+    from gwstream.web.server import LOOPBACK
+
+    who = "this host alone" if config.host in LOOPBACK else "whoever reaches it"
+    if config.token_file is not None:
+        who = f"whoever has the token of {config.token_file}"
     return f"http://{config.host}:{config.port}/, for {who}"
+
+
+def _made_up(config: Config, spec: ModelSpec) -> None:
+    """Raises `ConfigError` where this strain cannot be simulated: its spectrum, its rate, its file of injections."""
+    if config.source.kind != "simulated":
+        return
+    from gwstream.source.simulated import Simulated
+
+    if config.source.rate % spec.rate:
+        raise ConfigError(f"source.rate = {config.source.rate}: the model needs a whole multiple of {spec.rate} Hz")
+    Simulated(config.source, spec.prior)
+
+
+def _secrets(config: Config) -> None:
+    """Raises `ConfigError` where password, certificates or token cannot serve.
+
+    What is not for this user, or at a place that only the service knows (`$CREDENTIALS_DIRECTORY`), is not looked at.
+    """
+    from gwstream.publish.connection import credentials
+    from gwstream.web.access import Access
+
+    publish, web = config.publish, config.metrics
+    if all(map(_ours, (publish.password_file, publish.ca_file, publish.certificate_file, publish.key_file))):
+        credentials(publish)
+    if web.enabled and _ours(web.token_file):
+        Access(web, silent)
+
+
+def _ours(file: Path | None) -> bool:
+    return file is None or ("$" not in str(file) and (not file.exists() or os.access(file, os.R_OK)))
 
 
 def _calibration(config: CalibrationConfig, spec: ModelSpec) -> str:

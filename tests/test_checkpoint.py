@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -163,6 +164,8 @@ def test_weights_without_their_hashes_are_refused(folder: Path) -> None:
 def test_missing_folder_recipe_and_weights_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such model folder"):
         load_model(tmp_path / "nowhere")
+    with pytest.raises(ModelError, match=f"is a file; name the folder it lies in: {re.escape(str(folder))}$"):
+        load_model(folder / "model.toml")
     (folder / checkpoint.WEIGHTS).unlink()
     with pytest.raises(ModelError, match=r"no weights; make them with: gwstream train .*model\.toml"):
         load_model(folder)

@@ -15,8 +15,8 @@ import pytest
 
 from gwstream import __version__, cli, daemon, errors, settings
 from gwstream.cli import base, values
-from gwstream.config import Config
-from gwstream.errors import ConfigError, EngineError, GwstreamError, PublishError
+from gwstream.config import Config, load
+from gwstream.errors import ConfigError, EngineError, GwstreamError, PublishError, SourceError
 from gwstream.training.train import Data
 
 NAMES = (
@@ -247,6 +247,47 @@ def test_known_signals_too_often(config_file: Path, command: str) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("source", "more", "said"),
+    [
+        ("", 'asd = "ligo"\n', "no amplitude spectral density is called 'ligo'"),
+        ("rate = 1000\n", "", "source.rate = 1000: the model needs a whole multiple of 256 Hz"),
+        ('injection_file = "absent.jsonl"\n', "", "absent.jsonl: cannot be read"),
+        ("", '[metrics]\ntoken_file = "short"\n', "can be guessed"),
+        ("", '[publish]\nusername = "us"\npassword_file = "absent"\n', "publish.password_file = "),
+        ("", '[publish]\ntls = true\nca_file = "absent.pem"\n', "publish.ca_file = "),
+    ],
+)
+def test_check_config_refuses_what_the_daemon_would_refuse(tmp_path: Path, source: str, more: str, said: str) -> None:
+    (tmp_path / "short").write_text("guess", encoding="utf-8")
+    path = tmp_path / "gwstream.toml"
+    path.write_text(f'[source]\nkind = "simulated"\n{source}[source.detectors.H1]\n{more}', encoding="utf-8")
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        settings.check(path, load(path))
+
+
+def test_check_config_leaves_alone_what_only_the_service_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    more = '[publish]\nusername = "us"\npassword_file = "$CREDENTIALS_DIRECTORY/mqtt-password"\n'
+    more += '[metrics]\ntoken_file = "$CREDENTIALS_DIRECTORY/web-token"\n'
+    path = tmp_path / "gwstream.toml"
+    path.write_text(f'[source]\nkind = "simulated"\n[source.detectors.H1]\n{more}', encoding="utf-8")
+    settings.check(path, load(path))
+    assert "good" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("web", "who"), [("", "for this host alone"), ('[metrics]\nhost = "0.0.0.0"\n', "for whoever reaches it")]
+)
+def test_check_config_says_who_may_read(tmp_path: Path, capsys: pytest.CaptureFixture[str], web: str, who: str) -> None:
+    path = tmp_path / "gwstream.toml"
+    path.write_text(f'[source]\nkind = "simulated"\n[source.detectors.H1]\n{web}', encoding="utf-8")
+    settings.check(path, load(path))
+    assert who in capsys.readouterr().out.splitlines()[-1]
+
+
 def test_check_config_says_how_far_detectors_are_apart() -> None:
     def said(detectors: tuple[str, ...], **network: object) -> str:
         table = {"kind": "simulated", "detectors": {name: {} for name in detectors}}
@@ -309,8 +350,11 @@ def test_replay_reads_the_detector_from_the_name() -> None:
     assert config.inference.model == settings.default_model().resolve()
 
 
-def test_replay_asks_for_the_detector_it_cannot_tell() -> None:
+def test_replay_asks_for_the_detector_it_cannot_tell(tmp_path: Path) -> None:
+    (tmp_path / "strain.hdf5").touch()
     with pytest.raises(ConfigError, match=r"strain\.hdf5: .*--detector"):
+        replayed(str(tmp_path / "strain.hdf5"))
+    with pytest.raises(SourceError, match=r"strain\.hdf5: no such file"):  # a detector would not help
         replayed("strain.hdf5")
     assert list(replayed("strain.hdf5", detector="V1").source.detectors) == ["V1"]
 

@@ -22,9 +22,10 @@ from test_publish import outgoing, running, settings
 
 from gwstream import client
 from gwstream.client import Broker, Gap, blocking, events, network_events, posteriors
+from gwstream.client.connection import broker_at
 from gwstream.client.messages import NotOurs, parse
 from gwstream.client.track import Track
-from gwstream.errors import SubscribeError
+from gwstream.errors import ConfigError, SubscribeError
 from gwstream.publish import Publisher, message
 from gwstream.records import NANO, Outgoing
 
@@ -212,9 +213,29 @@ async def test_a_broker_keeps_messages_for_a_program_with_an_identifier(tmp_path
     assert [one.sequence for one in reader.got] == [0]
 
 
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("mq", "mq", 1883),
+        ("mq:99", "mq", 99),
+        ("127.0.0.1:1884", "127.0.0.1", 1884),
+        ("::1", "::1", 1883),
+        ("[::1]:99", "::1", 99),
+    ],
+)
+def test_a_broker_may_be_a_text(text: str, host: str, port: int) -> None:
+    assert broker_at(text) == Broker(host=host, port=port)
+
+
+@pytest.mark.parametrize("text", ["mq:mqtt", "mq:", "mq:0", "mq:65536", ":99", ""])
+def test_a_text_that_is_no_broker_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="write it as HOST"):
+        broker_at(text)
+
+
 async def test_without_broker_or_rights_it_says_so(tmp_path: Path) -> None:
-    with pytest.raises(SubscribeError, match=r"cannot subscribe at 127\.0\.0\.1:1: "):
-        await anext(posteriors(Broker(port=1)))
+    with pytest.raises(SubscribeError, match=r"cannot subscribe at 127\.0\.0\.1:1: .*; start a broker there, or name"):
+        await anext(posteriors("127.0.0.1:1"))
     rights = tmp_path / "rights.json"
     default = {"publishClientSend": True, "publishClientReceive": True, "subscribe": False, "unsubscribe": True}
     rights.write_text(json.dumps({"defaultACLAccess": default, "clients": [], "groups": [], "roles": []}))
@@ -286,9 +307,7 @@ async def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
     before = example.partition("async for")[0]
     assert len([line for line in before.splitlines() if line.strip()]) + 1 <= 5  # lines to the first event
     async with brokers.mosquitto(tmp_path, EAGER) as broker, aiomqtt.Client("127.0.0.1", broker.port) as out:
-        here = example.replace('"127.0.0.1"', f"Broker(port={broker.port})").replace(
-            "import events", "import Broker, events"
-        )
+        here = example.replace('"127.0.0.1"', f'"127.0.0.1:{broker.port}"')
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-u", "-c", here), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )

@@ -112,7 +112,8 @@ def test_secrets_come_from_systemd_and_halves_are_refused(tmp_path: Path, monkey
         (MINIMAL + "[batching]\nzzz = 1\n", ["batching.zzz", "known keys: max_age, size"]),
         (MINIMAL + "[batching]\nsize = 65\n", ["batching.size", "64", "65"]),
         (MINIMAL + '[service]\nlog_level = "loud"\n', ["service.log_level", "warning", "loud"]),
-        (MINIMAL + '[publish]\nprefix = "a/#"\n', ["publish.prefix"]),
+        (MINIMAL + '[publish]\nprefix = "a/#"\n', ["publish.prefix", "may have no '#', '+' or space", "a/#"]),
+        ('[source]\nkind = "simulated"\n[source.detectors]\nH1 = "x"\n', ["must be a section, [source.detectors.H1]"]),
         ("[source.detectors.H1]\n", ["detectors.H1.directory is missing"]),
         ('[source]\nkind = "replay"\n[source.detectors.L1]\n', ["detectors.L1.files is empty"]),
         (

@@ -199,6 +199,8 @@ def test_demo_finds_gw150914(tmp_path: Path) -> None:
         assert chirp["p5"] < 31.0 < chirp["p95"]
         assert message["posterior"]["snr"] > {"H1": 13, "L1": 9}[detector]
     assert "http://127.0.0.1:" in done.stdout
+    assert f"its log in {tmp_path / 'daemon.log'}\n" in done.stdout  # on the same line, however long
+    assert "page have ended" in done.stdout.splitlines()[-1]
     together = json.loads((tmp_path / "GW150914-network.json").read_text(encoding="utf-8"))["network"]
     assert [one["detector"] for one in together["members"]] == ["H1", "L1"]
     assert together["snr"] == pytest.approx(17.4, abs=0.3)

@@ -23,7 +23,7 @@ import pytest
 from browser import browser
 from pydantic import BaseModel
 
-from gwstream import cli
+from gwstream import cli, injection
 from gwstream.config import Config, Section, SummaryConfig
 from gwstream.model import ModelSpec
 
@@ -171,6 +171,15 @@ def test_commands_are_as_the_program_takes_them(path: Path) -> None:
         for name, *words in calls(text):  # in the midst of a sentence: some leave out what is not the point
             assert name in known, f"gwstream {name}"
             assert {word for word in words if word.startswith("--")} <= known[name] | {"--help"}, text
+
+
+def test_the_signals_of_the_quick_start_are_one_in_two_detectors(tmp_path: Path) -> None:
+    (lines,) = fenced(DOCS / "quickstart.md", "json")
+    (tmp_path / "signals.jsonl").write_text(lines, encoding="utf-8")
+    one, other = injection.read(tmp_path / "signals.jsonl")
+    assert {one.detector, other.detector} == {"H1", "L1"}
+    assert abs(one.gps_ns - other.gps_ns) < 10e6  # ns of light travel
+    assert (one.mass_1, one.mass_2) == (other.mass_1, other.mass_2)
 
 
 def test_there_are_commands_to_look_at() -> None:

@@ -24,7 +24,8 @@ def messages(path: Path) -> list[dict]:
 @pytest.mark.slow
 @pytest.mark.timeout(5400)
 def test_a_model_of_ones_own_as_the_tutorial_makes_it(tmp_path: Path) -> None:
-    (tmp_path / "GW150914-H1.hdf5").symlink_to(ROOT / "gwstream" / "data" / "GW150914-H1.hdf5")
+    (tmp_path / "gwstream").mkdir()
+    (tmp_path / "gwstream" / "data").symlink_to(ROOT / "gwstream" / "data")
     settings = '[source]\nkind = "simulated"\n[source.detectors.H1]\n[inference]\nmodel = "models/fine"\n'
     (tmp_path / "gwstream.toml").write_text(settings, encoding="utf-8")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}

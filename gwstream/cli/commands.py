@@ -125,8 +125,15 @@ def _simulate(commands: Commands) -> None:
     )
     command.add_argument("--detectors", nargs="+", default=["H1"], metavar="D", help="(default: H1)")
     command.add_argument("--duration", type=seconds, default=600.0, help="of strain; 0: for ever (default: 10m)")
-    command.add_argument("--interval", type=seconds, default=0.0, help="between injections; 0: none (default: 0)")
-    command.add_argument("--injections", type=Path, metavar="FILE", help="JSON lines of injections")
+    command.add_argument(
+        "--interval",
+        type=seconds,
+        default=0.0,
+        help="between injections, of each detector its own; 0: none (default: 0)",
+    )
+    command.add_argument(
+        "--injections", type=Path, metavar="FILE", help="JSON lines of injections (docs/quickstart.md)"
+    )
     command.add_argument("--seed", type=whole_from(0), default=1, help="of noise and injections (default: %(default)s)")
     command.add_argument("--rate", type=int, default=4096, help="sample rate in Hz (default: %(default)s)")
     command.add_argument("--asd", default="aLIGO_O4_high", help="shipped noise spectrum (default: %(default)s)")

@@ -24,7 +24,7 @@ import aiomqtt
 from paho.mqtt.reasoncodes import ReasonCode
 
 from gwstream.client.asking import ask
-from gwstream.client.connection import Broker, connect
+from gwstream.client.connection import Broker, broker_at, connect
 from gwstream.client.fetch import Daemon, Draws, draws
 from gwstream.client.messages import Answer, Event, Interval, Message, NetworkEvent, NotOurs, Posterior, Status, parse
 from gwstream.client.track import Gap, Track
@@ -146,7 +146,7 @@ async def _end(stream: AsyncGenerator[T, None]) -> None:
 
 async def _stream(broker: Broker | str, kinds: tuple[type[M], ...], filters: Filters) -> AsyncGenerator[M, None]:
     """Messages of exactly these ``kinds``, over as many connections as it takes."""
-    where = Broker(host=broker) if isinstance(broker, str) else broker
+    where = broker_at(broker)
     name = where.identifier or f"gwstream-client-{uuid.uuid4().hex[:12]}"
     on_link = filters.get("on_link", _silent)
     track, pause, once = Track(), FIRST_PAUSE, False
@@ -164,7 +164,7 @@ async def _stream(broker: Broker | str, kinds: tuple[type[M], ...], filters: Fil
         except aiomqtt.MqttError as problem:
             text = f"{where.host}:{where.port}: {problem}"
             if not once:
-                raise SubscribeError(f"cannot subscribe at {text}") from problem
+                raise SubscribeError(f"cannot subscribe at {text}; start a broker there, or name another") from problem
             log.warning("%s; connecting again", text)
             on_link(str(problem))
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # subscribers must not all come back at once

@@ -14,7 +14,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from gwstream.client.connection import Broker, connect
+from gwstream.client.connection import Broker, broker_at, connect
 from gwstream.client.messages import Answer, NotOurs, parse
 from gwstream.errors import AskError, SubscribeError
 
@@ -36,7 +36,7 @@ async def ask(
     cannot be reached or does not let us ask, `AskError` where a detector has no answer within ``timeout`` s: its text
     says why, and its ``answers`` are those of the others.
     """
-    where = Broker(host=broker) if isinstance(broker, str) else broker
+    where = broker_at(broker)
     asked = (detectors,) if isinstance(detectors, str) else tuple(detectors)
     name = f"ask-{uuid.uuid4().hex[:16]}"
     trigger: dict[str, Any] = {"id": name, "gps": gps, "detectors": list(asked)}
@@ -52,7 +52,8 @@ async def ask(
         about = f"is a daemon there, with publish.triggers enabled, and may you write {where.prefix}/trigger?"
         replies.late(f"no answer within {timeout:g} s: {about}")
     except aiomqtt.MqttError as problem:
-        raise SubscribeError(f"cannot ask at {where.host}:{where.port}: {problem}") from problem
+        where_ = f"{where.host}:{where.port}"
+        raise SubscribeError(f"cannot ask at {where_}: {problem}; start a broker there, or name another") from problem
     return replies.result()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from dataclasses import dataclass, field
 
@@ -9,6 +10,8 @@ import aiomqtt
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+
+from gwstream.errors import ConfigError
 
 WAITING = 10_000  # messages kept for a reader that is slow; more are lost, and noticed
 
@@ -29,6 +32,23 @@ class Broker:
     tls: ssl.SSLContext | None = None
     identifier: str = ""
     keep: int = 3600
+
+
+def broker_at(broker: Broker | str) -> Broker:
+    """The broker at HOST[:PORT], an IPv6 address with a port in brackets. Raises `ConfigError`."""
+    if isinstance(broker, Broker):
+        return broker
+    match = re.fullmatch(r"(?:\[([^]]+)\]|([^:]*))(?::([^:]*))?", broker)
+    if match is None:  # several colons: an address of IPv6
+        return Broker(host=broker)
+    host, port = match[1] or match[2], match[3]
+    if not host:
+        raise ConfigError(f"broker '{broker}': write it as HOST or HOST:PORT")
+    if port is None:
+        return Broker(host=host)
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
+        raise ConfigError(f"broker '{broker}': '{port}' is not a port; write it as HOST:PORT")
+    return Broker(host=host, port=int(port))
 
 
 def connect(broker: Broker, name: str, *, clean: bool) -> aiomqtt.Client:

@@ -91,7 +91,7 @@ class _Demo:
             config.write_text(settings.toml(), encoding="utf-8")
             log = self.output / "daemon.log"
             process = await stack.enter_async_context(child.daemon(config, log, page))
-            self.console.print(f"daemon      gwstream run, its log in {log}")
+            self.console.print(f"daemon      gwstream run, its log in {log}", soft_wrap=True)
             self.console.print(f"broker      127.0.0.1:{broker.port}, MQTT v5; topics gwstream/#")
             self.console.print(f"live page   [bold]http://127.0.0.1:{page}/[/bold]\n")
             async with asyncio.TaskGroup() as group:
@@ -104,6 +104,8 @@ class _Demo:
             if status:
                 raise GwstreamError(f"the daemon ended with status {status}:\n{child.tail(log)}")
             self._pictures(config)
+            if not self.loop:
+                self.console.print("\ndaemon, broker and page have ended; gwstream demo --loop goes on until Ctrl-C")
         return 130 if self.stop.is_set() and not self.loop else 0
 
     def _pictures(self, config: Path) -> None:

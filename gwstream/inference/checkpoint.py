@@ -103,6 +103,8 @@ def save(
 
 def load_model(folder: Path) -> Model:
     """The model in ``folder``. Raises `ModelError` that says what is missing, broken or does not match."""
+    if folder.is_file():
+        raise ModelError(f"{folder}: is a file; name the folder it lies in: {folder.parent}")
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such model folder; inference.model must name one that holds model.toml")
     spec = read_spec(folder / "model.toml")

@@ -139,7 +139,8 @@ async def check_broker(config: PublishConfig, visitor: str = "") -> None:
                 "in the broker's certificate), publish.ca_file, or publish.port (brokers speak TLS on one of its own)"
             ) from None
         raise PublishError(
-            f"no MQTT v5 broker at {where}: {why(problem)}; start it, or correct publish.host and publish.port"
+            f"no MQTT v5 broker at {where}: {why(problem)}; start it, or correct publish.host and publish.port "
+            "(by hand: --broker)"
         ) from None
     except ValueError as problem:
         raise ConfigError(f"publish.host = '{config.host}': {problem}") from None
