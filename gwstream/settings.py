@@ -61,12 +61,10 @@ def _config(source: dict[str, Any], *, model: Path | None, gate_snr: float, brok
 
 def address(broker: str) -> dict[str, Any]:
     """``host`` and, where it is given, ``port`` of HOST[:PORT]. Raises `ConfigError`."""
-    host, colon, port = broker.rpartition(":")
-    if not colon:
-        return {"host": broker}
-    if not port.isdecimal():
-        raise ConfigError(f"--broker {broker}: '{port}' is not a port; write it as HOST:PORT")
-    return {"host": host, "port": int(port)}
+    from gwstream.client.connection import host_and_port
+
+    host, port = host_and_port(broker)
+    return {"host": host} if port is None else {"host": host, "port": port}
 
 
 def _detector(file: Path) -> str:

@@ -360,7 +360,8 @@ def test_replay_asks_for_the_detector_it_cannot_tell(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("broker", "host", "port"), [("mq", "mq", 1883), ("mq:99", "mq", 99), ("127.0.0.1:1884", "127.0.0.1", 1884)]
+    ("broker", "host", "port"),
+    [("mq", "mq", 1883), ("mq:99", "mq", 99), ("127.0.0.1:1884", "127.0.0.1", 1884), ("::1", "::1", 1883)],
 )
 def test_broker_address(broker: str, host: str, port: int) -> None:
     publish = replayed("H-H1_x.gwf", broker=broker).publish

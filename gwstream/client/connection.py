@@ -34,21 +34,25 @@ class Broker:
     keep: int = 3600
 
 
-def broker_at(broker: Broker | str) -> Broker:
-    """The broker at HOST[:PORT], an IPv6 address with a port in brackets. Raises `ConfigError`."""
-    if isinstance(broker, Broker):
-        return broker
-    match = re.fullmatch(r"(?:\[([^]]+)\]|([^:]*))(?::([^:]*))?", broker)
+def host_and_port(text: str) -> tuple[str, int | None]:
+    """Of HOST[:PORT], an IPv6 address with a port in brackets; None: no port. Raises `ConfigError`."""
+    match = re.fullmatch(r"(?:\[([^]]+)\]|([^:]*))(?::([^:]*))?", text)
     if match is None:  # several colons: an address of IPv6
-        return Broker(host=broker)
+        return text, None
     host, port = match[1] or match[2], match[3]
     if not host:
-        raise ConfigError(f"broker '{broker}': write it as HOST or HOST:PORT")
-    if port is None:
-        return Broker(host=host)
-    if not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
-        raise ConfigError(f"broker '{broker}': '{port}' is not a port; write it as HOST:PORT")
-    return Broker(host=host, port=int(port))
+        raise ConfigError(f"broker '{text}': write it as HOST or HOST:PORT")
+    if port is not None and not (port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
+        raise ConfigError(f"broker '{text}': '{port}' is not a port; write it as HOST:PORT")
+    return host, None if port is None else int(port)
+
+
+def broker_at(broker: Broker | str) -> Broker:
+    """The broker at HOST[:PORT]. Raises `ConfigError`."""
+    if isinstance(broker, Broker):
+        return broker
+    host, port = host_and_port(broker)
+    return Broker(host=host) if port is None else Broker(host=host, port=port)
 
 
 def connect(broker: Broker, name: str, *, clean: bool) -> aiomqtt.Client:
