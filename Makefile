@@ -13,7 +13,7 @@ SOAK ?=
 .DEFAULT_GOAL := help
 .PHONY: help pictures bench-page demo test test-slow test-peers test-install test-tensorrt lint format docs site bench bench-latency bench-conditioning bench-inference \
   bench-peers bench-scaling bench-replay bench-capacity bench-capacity-long bench-dynesty bench-hour bench-network bench-calibration bench-averages bench-real bench-coverage bench-glitches bench-background \
-  bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants bench-restart bench-overload bench-engines soak soak-report sbom audit train validate compare clean system-packages
+  bench-thresholds bench-reference bench-alarms bench-sampler bench-mutants bench-outage bench-restart bench-overload bench-engines soak soak-report sbom audit train validate compare clean system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -140,6 +140,9 @@ bench-engines: $(VENV)/.test ## what each engine costs for each model, and how f
 
 bench-floors: $(VENV)/.test ## each hot path against its floor on this machine (2 minutes)
 	$(BIN)/python benchmarks/floors.py
+
+bench-outage: $(VENV)/.test ## a broker away for ten minutes: what is delivered afterwards, and how soon (13 minutes)
+	$(BIN)/python benchmarks/outage.py
 
 bench-restart: $(VENV)/.test ## how soon a killed daemon is back (2 minutes)
 	$(BIN)/python benchmarks/restart.py

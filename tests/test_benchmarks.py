@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ SCRIPTS = (
     "coverage.py",
     "alarms.py",
     "background.py",
+    "outage.py",
     "restart.py",
     "engines.py",
     "conditioning.py",
@@ -51,6 +53,24 @@ def test_help(script: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert f"python benchmarks/{script}" in done.stdout
+
+
+def test_what_an_outage_must_not_do_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    outage = importlib.import_module("outage")
+    made = [("H1", 0, "a"), ("L1", 0, "b"), ("H1", 1, "c"), ("H1", 2, "d")]
+
+    def seen(*came: tuple[float, tuple[str, int, str]]) -> Any:
+        return outage.Outage(length=60, back=100.0, due=made[1:3], stored=made, came=came)
+
+    good = seen(*zip((40.0, 103.0, 104.0, 120.0), made, strict=True))
+    assert (good.held, good.times) == (True, [3.0, 4.0])
+    late = seen(*zip((40.0, 103.0, 111.0, 120.0), made, strict=True))
+    assert (late.held, late.wrong) == (False, good.wrong)
+    turned = seen((40.0, made[0]), (101.0, made[1]), (102.0, made[3]), (103.0, made[2]), (104.0, made[0]))
+    assert (turned.held, turned.wrong["out of order"]) == (False, 1)
+    other = seen((40.0, made[0]), (101.0, made[1]), (102.0, made[2]), (103.0, ("H1", 2, "e")))
+    assert (other.held, other.wrong["lost"], other.wrong["with other bytes"]) == (False, 1, 1)
 
 
 def test_an_endless_history_gives_the_mean_periodogram(monkeypatch: pytest.MonkeyPatch) -> None:

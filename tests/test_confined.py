@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -164,6 +165,36 @@ def test_the_service_works_so_confined(tmp_path: Path) -> None:
         assert "Traceback" not in log(at)
         assert TOKEN not in log(at)
     assert hashes(got) == _unconfined(tmp_path)
+
+
+@pytest.mark.slow
+def test_an_engine_that_hangs_ends_in_a_restart(tmp_path: Path) -> None:
+    """No later than 5 s after the watchdog's time; and the next daemon tells of what the one before had to leave."""
+    watchdog, late = 15, 5.0
+    with manager(tmp_path) as at, directories() as frames, embedded() as broker, subscriber(broker) as got:
+        install(at, broker, frames)
+        hang = at.etc / "gwstream" / "hang"
+        hang.mkdir()
+        (at.etc / "systemd" / "system" / "gwstream.service.d" / "hang.conf").write_text(
+            f"[Service]\nWatchdogSec={watchdog}\nEnvironment=HANG=/etc/gwstream/hang\nExecStart=\n"
+            "ExecStart=/opt/gwstream/bin/python /opt/src/tests/hanging.py run /etc/gwstream/gwstream.toml\n"
+        )
+        start(at)
+        before = at.shown("gwstream", "MainPID")
+        (hang / "engine").touch()
+        play(frames, 0.15)
+        wait(lambda: "inference: stuck for" in at.shown("gwstream", "StatusText"), 60, "the status to say so")
+        told = re.search(r"stuck for (\d+) s", at.shown("gwstream", "StatusText"))
+        assert told is not None
+        since = time.monotonic() - int(told[1])
+        wait(lambda: at.shown("gwstream", "MainPID") not in ("0", before), 3 * watchdog, "the next daemon")
+        took = time.monotonic() - since
+        print(f"the next daemon was started {took:.1f} s after the engine began to hang; watchdog: {watchdog} s")
+        assert took < watchdog + late
+        assert at.shown("gwstream", "NRestarts") == "1"
+        (hang / "engine").unlink()
+        wait(lambda: all(snr > LEAST_SNR[name] for name, snr in loudest(got).items()), 120, "both events")
+        at.run("systemctl", "stop", "gwstream")
 
 
 @pytest.mark.slow
