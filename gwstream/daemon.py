@@ -51,6 +51,7 @@ def run(config: Config, *, read: Read | None = None, print_messages: bool = Fals
     logs.configure(config.service)
     for name in config.source.detectors:
         strain(config, name)  # a wrong directory is said before the seconds that loading a model takes
+    log.info("loading the model in %s", config.inference.model)
     model = load_model(config.inference.model)
     asyncio.run(_serve(config, model, read, print_messages))
     return 0

@@ -32,6 +32,7 @@ log = logging.getLogger("service")
 GRACE = 1.0  # s beyond the drain limit before the work is cancelled
 CANCEL_LIMIT = 4.0  # s for cancelled work to clean up; then the process ends as it stands
 LAST = 2.0  # s after all of these, when the process ends though the loop or the interpreter waits for a thread
+TOGETHER = 0.1  # s between signals that are one
 BEAT = 0.5  # s between two looks at the event loop's delay and at what is stuck
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -144,19 +145,22 @@ def _told(problem: BaseException) -> BaseException:
 
 @contextmanager
 def _signals(stop: asyncio.Event, limit: float) -> Iterator[None]:
-    """First signal: ``stop``, and the end after ``limit`` s at the latest. Second: the end at once.
+    """First signal: ``stop``, and the end after ``limit`` s at the latest. Second: the end at once, unless it comes
+    with the first: `timeout(1)` signals a process, and then the group in which it is.
 
     Python's handlers, for they work while the loop is busy or blocked by a thread that hangs.
     """
     loop = asyncio.get_running_loop()
 
-    seen: list[int] = []
+    seen: list[float] = []  # when
 
     def handle(number: int, _: FrameType | None) -> None:
+        if seen and time.monotonic() - seen[0] < TOGETHER:
+            return
         if seen:
             os.write(2, b"second signal: stopped at once, what was on its way is lost\n")
             _leave(128 + number)
-        seen.append(number)
+        seen.append(time.monotonic())
         signal.signal(signal.SIGALRM, overdue)
         signal.setitimer(signal.ITIMER_REAL, limit)  # never disarmed: the interpreter's own end can hang as well
         loop.call_soon_threadsafe(stop.set)

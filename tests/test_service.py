@@ -171,12 +171,24 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         await it.systemd.until("READY=1")
         it.process.terminate()
         await it.systemd.until("STOPPING=1")
+        await asyncio.sleep(2 * service.TOGETHER)
         begin = time.monotonic()
         it.process.terminate()
         status, _, problem = await it.end()
     assert status == 128 + signal.SIGTERM
     assert time.monotonic() - begin < 1
     assert "second signal" in problem
+
+
+async def test_two_signals_at_once_are_one(tmp_path: Path) -> None:
+    """As of timeout(1), which signals the process and then its group."""
+    async with daemon(tmp_path, "stuck", drain=0.2) as it:
+        await it.systemd.until("READY=1")
+        it.process.terminate()
+        it.process.send_signal(signal.SIGINT)
+        status, out, problem = await it.end()
+    assert (status, out) == (0, "cancelled\n")
+    assert "second signal" not in problem
 
 
 async def test_a_second_signal_works_though_the_loop_does_not_turn(tmp_path: Path) -> None:

@@ -97,6 +97,19 @@ def logged(folder: Path, batch: int, step: int, total: int) -> Iterator[Log]:
         yield Log(folder, batch, (progress, progress.add_task("training", total=total, completed=step)))
 
 
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say what takes a while, and before a terminal, how long it has taken so far."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(f"{what} ...", markup=False, highlight=False)
+    with Progress(SpinnerColumn(), TimeElapsedColumn(), console=console, transient=True) as progress:
+        progress.add_task("", total=None)
+        yield
+
+
 def _keep(path: Path, step: int) -> None:
     """Rows of up to ``step``."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() and step else []

@@ -29,7 +29,7 @@ from gwstream.training import glance, leftover
 from gwstream.training.aggregate import gather
 from gwstream.training.batches import Fresh, held_out, pieces
 from gwstream.training.dataset import Examples, Simulator
-from gwstream.training.log import CALIBRATION, HELD, Look, logged
+from gwstream.training.log import CALIBRATION, HELD, Look, logged, waiting
 from gwstream.training.store import Store
 
 AVERAGE = 0.999
@@ -78,10 +78,11 @@ def train(
     spec = read_spec(recipe)
     if samples is not None:
         spec = spec.model_copy(update={"training": spec.training.model_copy(update={"samples": samples})})
-    _say("making the template bank")
-    bank = bank_builder.build(spec)  # of the recipe's seed: networks of all seeds share bank and examples
-    if advice := bank_builder.shortfall(spec, bank).advice:
-        _say(f"{recipe}: {advice}; going on all the same")
+    with waiting("making the template bank"):
+        bank = bank_builder.build(spec)  # of the recipe's seed: networks of all seeds share bank and examples
+        advice = bank_builder.shortfall(spec, bank).advice
+    if advice:
+        print(f"{recipe}: {advice}; going on all the same", file=sys.stderr, flush=True)
     simulator = Simulator(spec, bank)
     if seed is not None:
         spec = spec.model_copy(update={"training": spec.training.model_copy(update={"seed": seed})})
@@ -89,8 +90,8 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(spec.training.seed)
     source = Fresh(spec, bank, simulator) if data is None else _store(data, spec, bank, simulator)
-    _say("making noise spectra, and the examples that are kept aside; training begins in some minutes")
-    run = _start(spec, source, held_out(spec, bank, simulator))
+    with waiting("making noise spectra, and the examples that are kept aside; training begins in some minutes"):
+        run = _start(spec, source, held_out(spec, bank, simulator))
     if resume:
         _restore(run, folder / "checkpoint.safetensors")
     began = time.monotonic()
@@ -99,18 +100,13 @@ def train(
     _tell(folder / "training.json", spec, source, run, (run.step - first, time.monotonic() - began))
     run.net.load_state_dict(run.average)
     weights = recipe.parent / checkpoint.WEIGHTS
-    _say("measuring how far windows of the training lie apart, and what signals leave over")
-    measured = gather(spec, bank, simulator), leftover.measure(spec, bank, simulator)
+    with waiting("measuring how far windows of the training lie apart, and what signals leave over"):
+        measured = gather(spec, bank, simulator), leftover.measure(spec, bank, simulator)
     checkpoint.save(weights, spec, bank, run.net, *measured)
     for name in ("training.json", HELD, CALIBRATION):  # what comparisons tell of the run
         if folder != recipe.parent:
             shutil.copy(folder / name, recipe.parent / name)
     return weights
-
-
-def _say(what: str) -> None:
-    """To who waits before a terminal; the progress bar comes with the first step."""
-    print(f"{what} ...", file=sys.stderr, flush=True)
 
 
 def prepare(recipe: Path, data: Data) -> int:
