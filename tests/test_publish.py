@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import signal
+import socket
 import sys
 import threading
 import time
@@ -230,6 +231,20 @@ async def test_a_broker_that_dies_leaves_no_riddle_in_the_log(tmp_path: Path, ca
     assert "never retrieved" not in caplog.text
 
 
+async def test_a_socket_that_is_closed_before_the_loop_writes_leaves_none_either(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = connection.client(settings(free_port()), connection.Credentials(None, None))
+    for closed in (True, False):
+        with socket.socket() as sock:
+            client._on_socket_register_write(client._client, None, sock)
+            if not closed:
+                await asyncio.sleep(0.05)
+                assert asyncio.get_running_loop().remove_writer(sock.fileno())
+        await asyncio.sleep(0.05)
+    assert not caplog.text
+
+
 async def test_a_dead_broker_is_noticed_without_sending(tmp_path: Path) -> None:
     notes = Notes()
     async with brokers.mosquitto(tmp_path) as broker, running(Publisher(settings(broker.port), observers=[notes])):
@@ -244,17 +259,18 @@ async def test_a_frozen_broker_is_noticed_and_what_was_in_flight_goes_again(tmp_
     async with brokers.mosquitto(tmp_path) as broker:
         publisher = Publisher(settings(broker.port), observers=[notes])
         async with running(publisher):
-            await until(lambda: bool(notes.connections))
+            await publisher.put(outgoing(20))
+            await until(lambda: len(notes.delivered_) == 1)
             assert broker.process is not None
             broker.process.send_signal(signal.SIGSTOP)
             for number in range(20):
                 await publisher.put(outgoing(number))
-            await until(lambda: not notes.connections[-1][0], 6)
+            await until(lambda: not notes.connections[-1][0], 20)
             assert publisher.depth == 20
             broker.process.send_signal(signal.SIGCONT)
             assert await publisher.drain(10) == 0
-    assert [d.delivery["sequence"] for d in notes.delivered_] == list(range(20))  # what was in flight keeps its place
-    assert notes.delivered_[0].delivery["attempt"] == 2
+    assert [d.delivery["sequence"] for d in notes.delivered_] == list(range(21))  # what was in flight keeps its place
+    assert notes.delivered_[1].delivery["attempt"] == 2
 
 
 async def test_the_last_will_and_the_status_are_retained(tmp_path: Path) -> None:

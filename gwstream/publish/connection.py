@@ -8,6 +8,7 @@ import os
 import re
 import ssl
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +52,22 @@ class Client(aiomqtt.Client):
         super()._on_disconnect(*args, **options)
         if self._disconnected.done() and not self._disconnected.cancelled():
             self._disconnected.exception()  # asked for, or asyncio logs it where we learn of it by another way
+
+    def _on_socket_register_write(self, client: Any, userdata: Any, sock: Any) -> None:
+        """As aiomqtt has it, but for a socket that is closed before the loop's next turn, which asyncio would log."""
+
+        def write() -> None:
+            try:
+                client.loop_write()
+            except (OSError, ValueError) as problem:
+                if not self._disconnected.done():
+                    self._disconnected.set_exception(problem)
+
+        def register() -> None:
+            with suppress(OSError, ValueError):
+                self._loop.add_writer(sock.fileno(), write)
+
+        self._loop.call_soon_threadsafe(register)
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Any) -> None:
         if reason_code.is_failure:
