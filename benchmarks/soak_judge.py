@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Judge:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._sequences: dict[str, int] = {}  # the last of each topic's level
+        self._before: tuple[Episode, Mapping[str, str]] | None = None  # and its network events
 
     def of(
         self, episode: Episode, after: bool, expected: Expected, told: Told, counted: Counter[tuple[str, ...]]
@@ -49,11 +50,12 @@ class Judge:
         posteriors, network = expected
         rows = self._rows(episode)
         archive = {row.outgoing.summary.id: row for row in rows if row.outgoing.summary.kind == "posterior"}
-        standing: dict[str, str] = {}
-        for row in rows:
-            summary = row.outgoing.summary
-            if summary.kind == "network":
-                soak_strain.stands(standing, summary.id, summary.event or {}, summary.sha256)
+        standing, earlier = _standing(rows), []
+        if self._before is not None:  # of which a daemon killed since may have judged the last windows again
+            last, stood = self._before
+            earlier = self._rows(last)
+            standing, network = standing | _standing(earlier), {**network, **stood}
+        self._before = episode, expected[1]
         received = {name for kind, name in told.digests if kind == "posterior"}
         silent = [name for name, row in archive.items() if row.state == ACKNOWLEDGED and name not in received]
         forgetful = any(fault.kind in FORGETFUL for fault in episode.faults)
@@ -70,7 +72,7 @@ class Judge:
             "network events that differ": [
                 name for name in {*standing, *network} if standing.get(name) != network.get(name)
             ],
-            "gaps in sequence": self._gaps(rows),
+            "gaps in sequence": self._gaps([*earlier, *rows]),
             "sequence numbers used twice": [
                 f"{level} {number}"
                 for level, numbers in told.sequences.items()
@@ -87,7 +89,7 @@ class Judge:
         }
         return {
             "expected": len(posteriors),
-            "network": len(network),
+            "network": len(expected[1]),
             "messages": len(rows),
             "received": sum(told.count.values()),
             "repeated": sum(number - 1 for number in told.count.values()),
@@ -110,10 +112,20 @@ class Judge:
         missing = []
         for level in sorted({row.outgoing.summary.detector for row in rows}):
             numbers = {row.sequence for row in rows if row.outgoing.summary.detector == level}
-            first = self._sequences.get(level, -1) + 1
-            missing += [f"{level} {one}" for one in range(first, max(numbers)) if one not in numbers]
-            self._sequences[level] = max(numbers)
+            first, last = self._sequences.get(level, -1) + 1, max(numbers)
+            missing += [f"{level} {one}" for one in range(first, last) if one not in numbers]
+            self._sequences[level] = max(last, first - 1)
         return missing
+
+
+def _standing(rows: Sequence[Row]) -> dict[str, str]:
+    """Digests of the network events that stand in the end, by id."""
+    found: dict[str, str] = {}
+    for row in rows:
+        summary = row.outgoing.summary
+        if summary.kind == "network":
+            soak_strain.stands(found, summary.id, summary.event or {}, summary.sha256)
+    return found
 
 
 def _differ(told: Told, posteriors: Mapping[str, str]) -> list[str]:

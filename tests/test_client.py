@@ -278,6 +278,16 @@ def test_a_withdrawn_network_event_is_news_and_so_is_one_that_stands_again() -> 
     assert [track.new(parse(one))[0] for one in order] == [True, True, False, True, False]
 
 
+@pytest.mark.parametrize("kind", ["event", "network"])
+def test_an_event_told_anew_under_a_higher_number_is_news(kind: str) -> None:
+    lesser, better = (outgoing(number, "L1", kind) for number in range(2))
+    track = Track()
+    order = [payload(better, 0), payload(lesser, 1), payload(better, 2), payload(better, 2), payload(lesser, 3)]
+    told = [track.new(parse(one)) for one in order]
+    assert told == [(True, None), (True, None), (True, None), (False, None), (True, None)]
+    assert track.new(parse(payload(outgoing(2, "L1", "posterior"), 4))) == (True, None)
+
+
 def test_a_repeat_is_new_where_it_was_missed_and_says_nothing_of_gaps() -> None:
     out = outgoing(0, "L1", "network")
     assert out.summary.event is not None

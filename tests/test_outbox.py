@@ -128,6 +128,25 @@ async def test_a_network_event_may_be_withdrawn_and_stand_again(tmp_path: Path) 
         assert await box.put(gone)
 
 
+@pytest.mark.parametrize("kind", ["event", "network"])
+async def test_an_event_is_told_again_where_a_lesser_one_was_told_since(tmp_path: Path, kind: str) -> None:
+    """As by a daemon that is started again and judges the windows of one signal in another order."""
+    lesser, better = outgoing(0, "H1", kind), outgoing(1, "H1", kind)
+    replaces = {**(better.summary.event or {}), "supersedes": [lesser.summary.id]}
+    anew = replace(better, summary=replace(better.summary, event=replaces))
+    async with Outbox(PublishConfig(), tmp_path) as box:
+        assert [await box.put(one) for one in (better, better)] == [True, False]
+        await write(box)
+    notes = Notes()
+    async with Outbox(PublishConfig(), tmp_path, tally=notes.tally) as box:
+        assert not await box.put(anew)  # nothing was told since
+        assert [await box.put(one) for one in (lesser, anew, anew, lesser)] == [True, True, False, False]
+        other = replace(anew, summary=replace(anew.summary, sha256="0" * 64))
+        assert not await box.put(other)
+        assert [kept.sequence for kept in box.left()] == [0, 1, 2]
+        assert notes.counts["publish", "other_bytes", "H1" if kind == "event" else "network"] == 1
+
+
 STEPS = st.one_of(
     st.tuples(st.just("put"), st.integers(0, 30), st.sampled_from(["H1", "L1"])),
     st.tuples(st.just("write"), st.just(0), st.just("")),

@@ -474,6 +474,23 @@ async def test_what_the_broker_refuses_to_take_is_counted_as_lost(
     assert "Not authorized" in lines[0]
 
 
+async def test_of_several_on_the_wire_the_one_that_is_refused_is_the_one_that_is_lost(tmp_path: Path) -> None:
+    rights = tmp_path / "acl"
+    rights.write_text("topic readwrite gwstream/gwstream/status\ntopic readwrite gwstream/L1/#\n")
+    rights.chmod(0o644)
+    tmp_path.chmod(0o755)
+    notes = Notes()
+    extra = f"allow_anonymous true\nacl_file {rights}\nuser root\n"
+    async with brokers.mosquitto(tmp_path, extra) as broker:
+        publisher = Publisher(settings(broker.port), tally=notes.tally, observers=[notes])
+        for number in range(30):
+            await publisher.put(outgoing(number, "L1" if number % 3 else "H1"))
+        async with running(publisher):
+            await publisher.drain(10)
+    assert notes.counts == {("publish", "refused", "H1"): 10}
+    assert [one.outgoing.summary.detector for one in notes.delivered_] == ["L1"] * 20
+
+
 async def test_a_message_the_broker_cannot_stand_does_not_block_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

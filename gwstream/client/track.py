@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from gwstream.client.messages import Message, NetworkEvent
+from gwstream.client.messages import Event, Message, NetworkEvent
 
 REMEMBERED = 20_000
 
@@ -43,12 +43,19 @@ class Track:
         """Whether the message has not come before, and what is missing before it.
 
         ``repeat``: it was sent before, out of order now, and says nothing of what is missing. It is known by its number
-        as well, for a network event may have stood, been withdrawn and stood again.
+        as well, for a network event may have stood, been withdrawn and stood again. An event that comes under a higher
+        number is told anew: it replaces what a restarted daemon has told of its signal since.
         """
         withdrawn = isinstance(message, NetworkEvent) and message.withdrawn
         key = (type(message), message.id, withdrawn)
         exact = (*key, message.sequence)
-        if (exact in self._numbers) if repeat else (key in self._seen):
+        last = self._last.get(message.detector)
+        if repeat:
+            seen = exact in self._numbers
+        else:
+            anew = isinstance(message, Event | NetworkEvent) and last is not None and message.sequence > last
+            seen = key in self._seen and not anew
+        if seen:
             return False, None
         if isinstance(message, NetworkEvent):  # it may stand again after it was withdrawn
             self._seen.pop((type(message), message.id, not withdrawn), None)
@@ -58,7 +65,6 @@ class Track:
                 known.popitem(last=False)
         if repeat:
             return True, None
-        last = self._last.get(message.detector)
         self._last[message.detector] = message.sequence
         if last is None or message.sequence <= last + 1:
             return True, None

@@ -264,8 +264,8 @@ class Publisher:
             if connection.late(problem):  # a broker in trouble: what it does not break under waits until it is well
                 kept.broken -= 1
             raise
-        if client.refused:  # of several on the wire at once it may have been another: the number is right
-            self._outbox.drop(kept, "refused", connection.REFUSED.format(client.refused.pop()))
+        if why := client.refusal:
+            self._outbox.drop(kept, "refused", connection.REFUSED.format(why))
             return
         self._outbox.acknowledged(kept)
         self._counts[summary.kind] += 1
@@ -289,8 +289,8 @@ class Publisher:
         properties = connection.properties(message.STATUS_SCHEMA)
         topic = connection.status_topic(self._config)
         await client.publish(topic, message.status(state, facts), qos=1, retain=True, properties=properties)
-        if client.refused:
-            self._outbox.lost("", "refused", connection.REFUSED.format(client.refused.pop()))
+        if why := client.refusal:
+            self._outbox.lost("", "refused", connection.REFUSED.format(why))
 
     def _changed(self) -> None:
         for observer in self._observers:

@@ -98,8 +98,6 @@ async def send(
             began = loop.time()
             while some:
                 await asyncio.gather(*(_publish(client, config, one) for one in some))
-                if client.refused:
-                    raise PublishError(connection.REFUSED.format(client.refused.pop()))
                 sent += len(some)
                 told(sent)
                 await asyncio.sleep(max(0.0, began + sent / rate - loop.time()))
@@ -115,3 +113,5 @@ async def send(
 async def _publish(client: connection.Client, config: PublishConfig, one: Message) -> None:
     properties = connection.of_message(one.summary, config.expiry, REPEAT)
     await client.publish(message.topic(config.prefix, one.summary), one.payload, qos=1, properties=properties)
+    if why := client.refusal:
+        raise PublishError(connection.REFUSED.format(why))

@@ -9,6 +9,7 @@ import re
 import ssl
 from collections.abc import Iterable
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,9 +39,23 @@ class Client(aiomqtt.Client):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.refused: list[str] = []
+        self.refused: dict[int, str] = {}
+        """Why, by packet identifier."""
+        self._last: ContextVar[int] = ContextVar("last")  # identifier, of each task's own
+        self._publish = self._client.publish
+        self._client.publish = self._noted  # type: ignore[method-assign]  # aiomqtt keeps the identifier to itself
         self.missed = 0
         """Messages for us that came faster than they were looked at."""
+
+    @property
+    def refusal(self) -> str:
+        """Why the broker refuses what this task has just published, told once; "": it does not."""
+        return self.refused.pop(self._last.get(0), "")
+
+    def _noted(self, *args: Any, **options: Any) -> Any:
+        sent = self._publish(*args, **options)
+        self._last.set(sent.mid)
+        return sent
 
     def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
         if self._queue.full():
@@ -71,7 +86,7 @@ class Client(aiomqtt.Client):
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Any) -> None:
         if reason_code.is_failure:
-            self.refused.append(str(reason_code))
+            self.refused[mid] = str(reason_code)
         super()._on_publish(client, userdata, mid, reason_code, properties)
 
 

@@ -148,8 +148,7 @@ class Desk:
         properties = _properties(reply.to, answered=reply.summary is not None)
         await client.publish(reply.to.topic, payload, qos=1, properties=properties)
         self._replies.popleft()
-        if client.refused:
-            client.refused.pop()
+        if client.refusal:
             self._tally("trigger", "unsent", "")
         elif reply.summary is not None:
             self._answered(reply.detector)

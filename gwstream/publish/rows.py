@@ -78,28 +78,41 @@ def event_state(event: Mapping[str, object] | None) -> str:
 
 
 class Known:
-    """The newest `KNOWN` messages by kind and id, with digest and state, so that none is taken on twice."""
+    """The newest `KNOWN` messages by kind and id, with digest, state, and when they were told, so that none is taken on
+    twice."""
 
     def __init__(self) -> None:
-        self._found: OrderedDict[tuple[str, str], tuple[str, str]] = OrderedDict()
+        self._found: OrderedDict[tuple[str, str], tuple[str, str, int]] = OrderedDict()
+        self._count = 0  # of messages told; those of before this process have numbers below
 
     def before(self, found: Mapping[tuple[str, str], tuple[str, str]]) -> None:
         """Those of before this process, oldest first."""
-        self._found = OrderedDict(found) | self._found
+        older = {key: (*value, k - len(found)) for k, (key, value) in enumerate(found.items())}
+        self._found = OrderedDict(older) | self._found
 
     def add(self, summary: Summary) -> str | None:
         """None for a new message, which is known from now on; else the digest of the one that is known by its id.
 
-        A network event is new again where it was withdrawn since it stood.
+        An event is new again where it replaces one that was told since: a daemon that is started again may judge a
+        signal's windows in another order, and tell of a lesser one first. So is a network event that was withdrawn.
         """
         key, state = (summary.kind, summary.id), event_state(summary.event)
-        digest, before = self._found.get(key, ("", None))
-        if before == state:
+        digest, before, told = self._found.get(key, ("", None, 0))
+        if before == state and (digest != summary.sha256 or not self._replaces(summary, told)):
             return digest
-        self._found[key] = summary.sha256, state
+        self._count += 1
+        self._found[key] = summary.sha256, state, self._count
+        self._found.move_to_end(key)
         if len(self._found) > KNOWN:
             self._found.popitem(last=False)
         return None
+
+    def _replaces(self, summary: Summary, told: int) -> bool:
+        """Whether one of the events that ``summary`` replaces was told later than ``told``."""
+        names = summary.event["supersedes"] if summary.event else ()
+        assert isinstance(names, list | tuple)
+        keys = [(kind, name) for kind in ("event", "network") for name in names]
+        return any(self._found[key][2] > told for key in keys if key in self._found)
 
 
 def size(row: Row) -> int:
