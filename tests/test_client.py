@@ -213,6 +213,17 @@ async def test_a_broker_keeps_messages_for_a_program_with_an_identifier(tmp_path
     assert [one.sequence for one in reader.got] == [0]
 
 
+async def test_a_broker_keeps_nothing_for_a_program_without_one(tmp_path: Path) -> None:
+    async with brokers.mosquitto(tmp_path, EAGER) as broker:
+        async with reading(posteriors, broker.port):
+            pass
+        async with aiomqtt.Client("127.0.0.1", broker.port) as watch, asyncio.timeout(15):
+            await watch.subscribe("$SYS/broker/clients/total")
+            async for told in watch.messages:
+                if int(bytes(told.payload)) == 1:  # type: ignore[arg-type]  # the one that counts
+                    break
+
+
 @pytest.mark.parametrize(
     ("text", "host", "port"),
     [

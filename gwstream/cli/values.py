@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable
 
@@ -27,6 +28,17 @@ def whole_from(least: int) -> Callable[[str], int]:
         return int(text)
 
     return whole
+
+
+def number(text: str) -> float:
+    """A number: a limit that is none would let nothing pass."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number")
+    return value
 
 
 def positive(text: str) -> float:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gwstream.cli.base import Commands, add_command
+from gwstream.cli.values import number
 from gwstream.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ def watch(commands: Commands) -> None:
     command.add_argument("--events", action="store_true", help="events only (live: the key e brings posteriors)")
     command.add_argument("--detectors", nargs="+", default=[], metavar="D", help="only these; network events: with all")
     command.add_argument("--good", action="store_true", help="only what is not suspect")
-    command.add_argument("--snr", type=float, help="only from this SNR on")
-    command.add_argument("--log-bayes", type=float, metavar="X", help="only from this ln Bayes factor on")
+    command.add_argument("--snr", type=number, help="only from this SNR on")
+    command.add_argument("--log-bayes", type=number, metavar="X", help="only from this ln Bayes factor on")
     command.add_argument("--json", action="store_true", help="lines of JSON in a terminal too")
     broker_options(command)
 
@@ -73,8 +74,8 @@ def broker_options(command: argparse.ArgumentParser, *, stays: bool = True) -> N
 def broker_of(args: argparse.Namespace) -> Broker:
     """The broker these options name. Raises `ConfigError` that names the wrong one."""
     from gwstream.client import Broker
+    from gwstream.client.connection import host_and_port
     from gwstream.secrets import secret, tls
-    from gwstream.settings import address
 
     if not args.tls and (args.ca_file or args.certificate_file):
         raise ConfigError("--ca-file and --certificate-file mean nothing without --tls")
@@ -82,11 +83,11 @@ def broker_of(args: argparse.Namespace) -> Broker:
         raise ConfigError("--certificate-file and --key-file go together: one of them is missing")
     if args.password_file is not None and args.username is None:
         raise ConfigError("--password-file: whose password is it? Add --username NAME")
-    if args.tls and ":" not in args.broker:
-        args.broker += ":8883"
+    host, port = host_and_port(args.broker)
     context = tls(_option, args.ca_file, args.certificate_file, args.key_file) if args.tls else None
     return Broker(
-        **address(args.broker),
+        host=host,
+        port=port or (8883 if args.tls else 1883),
         prefix=args.prefix,
         username=args.username,
         password=secret(_option("password_file"), args.password_file),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import ssl
 from dataclasses import dataclass, field
+from functools import partial
+from types import TracebackType
+from typing import Any
 
 import aiomqtt
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
@@ -55,13 +58,35 @@ def broker_at(broker: Broker | str) -> Broker:
     return Broker(host=host) if port is None else Broker(host=host, port=port)
 
 
-def connect(broker: Broker, name: str, *, clean: bool) -> aiomqtt.Client:
-    """A new client, to be entered once; ``clean``: what the broker has kept for ``name`` is of no interest."""
+class Client(aiomqtt.Client):
+    """Left for good, it has the broker ``forget`` it, or not; a lost connection is not for good."""
+
+    def __init__(self, *args: Any, forget: bool, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._forget = forget
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._forget and not isinstance(problem, aiomqtt.MqttError):
+            end = Properties(PacketTypes.DISCONNECT)  # type: ignore[no-untyped-call]
+            end.SessionExpiryInterval = 0
+            goodbye = partial(self._client.disconnect, properties=end)
+            self._client.disconnect = goodbye  # type: ignore[method-assign]  # aiomqtt says goodbye without properties
+        await super().__aexit__(kind, problem, trace)
+
+
+def connect(broker: Broker, name: str, *, clean: bool) -> Client:
+    """A new client, to be entered once; ``clean``: what the broker has kept for ``name`` is of no interest.
+
+    A client without an identifier of its own leaves nothing behind at the broker.
+    """
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.SessionExpiryInterval = broker.keep
-    return aiomqtt.Client(
+    return Client(
         broker.host,
         broker.port,
+        forget=not broker.identifier,
         username=broker.username,
         password=broker.password,
         tls_context=broker.tls,

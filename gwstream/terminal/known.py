@@ -91,13 +91,17 @@ class Daemon:
 
 @dataclass(slots=True)
 class Known:
-    """``where``: the broker. ``link``: why it is not connected; "": it is. ``note``: the last warning."""
+    """``where``: the broker. ``link``: why it is not connected; "": it is.
+
+    ``note``: the last warning; ``noted``: when, on the watcher's clock.
+    """
 
     where: str = ""
     events_only: bool = False
     clock: Callable[[], float] = time.monotonic
     link: str = "connecting"
     note: str = ""
+    noted: float = 0.0
     lost: int = 0
     details: bool = False
     over: bool = False
@@ -113,7 +117,11 @@ class Known:
             self._status(message) if isinstance(message, Status) else self._message(message)
         except (LookupError, TypeError, ValueError, AttributeError) as problem:
             who = message.instance if isinstance(message, Status) else message.id
-            self.note = f"{who}: left out: {type(problem).__name__}: {problem}"
+            self.warn(f"{who}: left out: {type(problem).__name__}: {problem}")
+
+    def warn(self, text: str) -> None:
+        """Note it in place of the last one."""
+        self.note, self.noted = text, self.clock()
 
     def _message(self, message: Message) -> None:
         row = Row(message, self.clock())
@@ -121,7 +129,7 @@ class Known:
             self._posterior(message, row.came)
         if isinstance(message, (Event, NetworkEvent)):
             self._supersede(message)
-            row.gone = isinstance(message, NetworkEvent) and message.withdrawn
+            row.gone = self._replaced(message) or _withdrawn(message)
         self._rows.appendleft(row)
         if self._selected is not None and self._selected not in self._rows:
             self._selected = self._rows[-1]
@@ -170,7 +178,7 @@ class Known:
     def gap(self, gap: Gap) -> None:
         """Messages did not come."""
         self.lost += gap.lost
-        self.note = str(gap)
+        self.warn(str(gap))
 
     def away(self, detector: Detector) -> str:
         """Why nothing is to be expected of a detector; "": its daemon runs."""
@@ -226,15 +234,30 @@ class Known:
         self._selected = shown[place] if place or self.details else None
 
     def _supersede(self, message: Event | NetworkEvent) -> None:
-        old = {*message.supersedes, message.id}
         for row in self._rows:
-            if row.kind != "posterior" and row.message.id in old:
+            if isinstance(row.message, (Event, NetworkEvent)) and _replaces(message, row.message):
                 row.gone = True
+
+    def _replaced(self, message: Event | NetworkEvent) -> bool:
+        """Whether one that is known stands for it: it was missed, then, and is sent again."""
+        told = (row.message for row in self._rows if isinstance(row.message, (Event, NetworkEvent)))
+        return any(_replaces(one, message) for one in told if one.detector == message.detector or not _withdrawn(one))
 
     def _detector(self, name: str) -> Detector | None:
         if name not in self.detectors and len(self.detectors) >= DETECTORS:
             return None
         return self.detectors.setdefault(name, Detector())
+
+
+def _replaces(one: Event | NetworkEvent, other: Event | NetworkEvent) -> bool:
+    """Of a detector's own the higher number counts: what an event has replaced may be told anew, and replace it."""
+    if other.id not in {*one.supersedes, one.id}:
+        return False
+    return one.detector != other.detector or one.sequence > other.sequence
+
+
+def _withdrawn(message: Event | NetworkEvent) -> bool:
+    return isinstance(message, NetworkEvent) and message.withdrawn
 
 
 def _calibration(part: Mapping[str, Any]) -> Calibration:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, ConsoleDimensions, Group, RenderableType
@@ -17,13 +17,14 @@ from gwstream import clock
 from gwstream.client import NetworkEvent
 from gwstream.records import NANO
 from gwstream.terminal.details import details
-from gwstream.terminal.known import Detector, Known, Row
+from gwstream.terminal.known import Daemon, Detector, Known, Row
 from gwstream.terminal.tables import plain, text
 
 BESIDE = 158  # columns from which details lie beside the list, not in its place
 WIDE = 112  # columns from which there is room for everything
 PANEL = 73  # columns of the details beside the list
 SILENT = 30.0  # s without a status after which a daemon that says online is doubted
+OLD = 60.0  # s after which a warning says how old it is
 KEYS = "↑↓ select   enter details   e {} posteriors   g newest   q quit"
 STATES = {"full": "green", "ready": "yellow", "waiting": "red", "offline": "red"}
 
@@ -57,18 +58,18 @@ class _Notes(logging.Handler):
         self._known = known
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._known.note = record.getMessage()
+        self._known.warn(record.getMessage())
 
 
 def rows(size: ConsoleDimensions, known: Known) -> int:
     """How many messages fit the list."""
-    return max(1, size.height - _above(known) - 2)  # its own heading, and the keys
+    return max(1, size.height - _above(known, size.height) - 2)  # its own heading, and the keys
 
 
 def frame(known: Known, size: ConsoleDimensions) -> RenderableType:
     """The whole view, ``size.width`` columns by ``size.height`` rows."""
     whole, body = Layout(), Layout(name="body")
-    whole.split_column(Layout(_head(known, size.width), size=_above(known)), body, Layout(_foot(known), size=1))
+    whole.split_column(Layout(_head(known, size), size=_above(known, size.height)), body, Layout(_foot(known), size=1))
     row = known.selected()
     beside = size.width >= BESIDE
     if not known.details or row is None:
@@ -86,21 +87,48 @@ def frame(known: Known, size: ConsoleDimensions) -> RenderableType:
     return whole
 
 
-def _above(known: Known) -> int:
+def _shown(known: Known, height: int) -> tuple[list[str], list[str]]:
+    """Names of the daemons and detectors that fit the upper half; where not all do, those in trouble come first."""
+    room = max(2, height // 2 - 3)
+    daemons = min(len(known.daemons), max(room // 3, room - len(known.detectors)))
+    ill = {name for name, one in known.detectors.items() if _trouble(known, one)}
+    off = {name for name, one in known.daemons.items() if not one.online or one.trouble or _silent(known, one)}
+    return _first(known.daemons, off, daemons), _first(known.detectors, ill, room - daemons)
+
+
+def _first(names: Iterable[str], urgent: Container[str], most: int) -> list[str]:
+    return sorted(sorted(names, key=lambda name: (name not in urgent, name))[:most])
+
+
+def _trouble(known: Known, detector: Detector) -> bool:
+    off = known.away(detector) or detector.state == "waiting"
+    return bool(off or (detector.calibration is not None and detector.calibration.alarm))
+
+
+def _silent(known: Known, daemon: Daemon) -> bool:
+    return max(known.clock() - daemon.came, clock.gps_now_ns() / NANO - daemon.sent_gps) > SILENT
+
+
+def _above(known: Known, height: int) -> int:
     """Rows over the list: the first, daemons, detectors with their heading, an empty one."""
-    return 1 + len(known.daemons) + (1 + len(known.detectors) if known.detectors else 0) + 1
+    daemons, detectors = _shown(known, height)
+    return 1 + len(daemons) + (1 + len(detectors) if detectors else 0) + 1
 
 
-def _head(known: Known, width: int) -> Group:
+def _head(known: Known, size: ConsoleDimensions) -> Group:
     first = Text("gwstream", "bold", no_wrap=True, overflow="ellipsis")
     first.append(f"  {plain(known.where)}  ", "not bold")
     first.append(*(("connected", "green") if not known.link else (plain(known.link), "bold red")))
     first.append(f"   GPS {clock.gps_now_ns() // NANO}", "not bold dim")
     if known.lost:
         first.append(f"   {known.lost} messages lost", "not bold red")
-    parts: list[RenderableType] = [first, *(_daemon(known, name) for name in sorted(known.daemons))]
-    if known.detectors:
-        parts.append(_detectors(known, width))
+    daemons, detectors = _shown(known, size.height)
+    more = len(known.daemons) + len(known.detectors) - len(daemons) - len(detectors)
+    if more:
+        first.append(f"   no room for {more} more", "not bold yellow")
+    parts: list[RenderableType] = [first, *(_daemon(known, name) for name in daemons)]
+    if detectors:
+        parts.append(_detectors(known, detectors, size.width))
     return Group(*parts)
 
 
@@ -114,7 +142,7 @@ def _daemon(known: Known, name: str) -> Text:
     line.append(f"  {plain(daemon.version)}  {plain(daemon.model)}", "default")
     line.append(f"  {plain(daemon.engine)}", "default dim")
     line.append(f"  outbox {daemon.outbox}", "yellow" if daemon.outbox else "default dim")
-    if max(known.clock() - daemon.came, clock.gps_now_ns() / NANO - daemon.sent_gps) > SILENT:
+    if _silent(known, daemon):
         line.append("  says nothing any more", "red")
     if daemon.load != "all":
         line.append(f"  overloaded: {plain(daemon.load)}", "yellow")
@@ -123,13 +151,13 @@ def _daemon(known: Known, name: str) -> Text:
     return line
 
 
-def _detectors(known: Known, width: int) -> Table:
+def _detectors(known: Known, names: Sequence[str], width: int) -> Table:
     columns = [("detector", 8, False), ("spectrum", 8, False)]
     if width >= WIDE:
         columns += [("history", 7, True), ("range", 8, True), ("drift", 5, True)]
     columns += [("latency", 7, True), ("posteriors", 10, True), ("events", 6, True), ("last", 6, True)]
     table = _table([*columns, ("90 % intervals cover", 0, False)])
-    for name in sorted(known.detectors):
+    for name in names:
         one = known.detectors[name]
         state = known.away(one) or one.state or "?"
         cells: list[str | Text] = [plain(name), Text(plain(state), STATES.get(state, ""))]
@@ -208,7 +236,8 @@ def _foot(known: Known) -> Text:
     if known.details:
         line = Text("↑↓ select   esc back   q quit", "dim", no_wrap=True, overflow="ellipsis")
     if known.note:
-        line.append(f"   {plain(known.note)}", "not dim yellow")
+        age = known.clock() - known.noted
+        line.append(f"   {plain(known.note)}{f' ({ago(age)} ago)' if age >= OLD else ''}", "not dim yellow")
     return line
 
 
