@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import Counter
 from typing import Any
 
@@ -281,3 +282,32 @@ def test_every_script_is_served_and_short() -> None:
     for path in server.STATIC.glob("*.js"):
         assert f"/static/{path.name}" in server.FILES
         assert len(path.read_text().splitlines()) <= 300
+
+
+async def test_a_page_hears_that_we_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts on that: a silent connection is made anew (page.js)."""
+    monkeypatch.setattr(pages, "QUIET", 0.01)
+    with new_feed().page() as told:
+        await anext(told)
+        assert await anext(told) == b"event: here\ndata: {}\n\n"
+
+
+def luminance(colour: str) -> float:
+    """Relative, of #rrggbb (WCAG 2.2)."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_all_that_is_written_can_be_read(theme: int) -> None:
+    """Contrast of 4.5 to 1 at least, as WCAG's level AA asks for small text."""
+    style = (server.STATIC / "page.css").read_text(encoding="utf-8")
+    block = re.findall(r":root \{(.*?)\}", style, re.DOTALL)[theme]
+    colours = dict(re.findall(r"--([a-z0-9]+): (#[0-9a-f]{6});", block))
+    written = {"ink", "muted", "faint", "h1", "l1", "v1", "k1", "other", "ok", "warn", "bad"}
+    assert written <= set(colours)
+    for ground in ("ground", "raised"):
+        for name in written:
+            low, high = sorted(luminance(colours[one]) for one in (name, ground))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (name, ground)

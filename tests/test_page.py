@@ -21,12 +21,14 @@ from gwstream.demo.child import free_port
 from gwstream.health import Stuck
 from gwstream.metrics import Metrics
 from gwstream.prior import Prior
+from gwstream.records import NANO
 from gwstream.samples import Drawn
 from gwstream.web import Feed, serving
+from gwstream.web.rows import POSTERIORS
 
 NAMES = ("H1", "L1", "V1")
 SHOWN = "[...document.querySelectorAll('.detector:not([hidden])')].map(one => one.getAttribute('aria-label')).join()"
-PRESSED = "[...document.querySelectorAll('.chip[aria-pressed=true]')].map(one => one.textContent).join()"
+PRESSED = "[...document.querySelectorAll('.chip[aria-pressed=true]:not([hidden])')].map(one => one.textContent).join()"
 CHOSEN = "document.querySelector('#rows tr[aria-selected=true]')?.id.slice(4)"
 # how many different colours a canvas shows
 COLOURS = """((canvas) => { const { width, height } = canvas;
@@ -148,6 +150,55 @@ async def test_posteriors_are_chosen_by_key_and_click_and_followed_again(tmp_pat
         assert await page.run("document.querySelectorAll('#network-list li').length") == 3
 
 
+async def test_what_is_read_stays_when_the_list_has_gone_on(tmp_path: Path) -> None:
+    async with looking(tmp_path, new_feed()) as (page, lively):
+        await page.press("j")
+        chosen = await page.run(CHOSEN)
+        for number in range(POSTERIORS + 2):
+            lively._signal("H1", (fakes.GPS + 100 + 2 * number) * fakes.RATE)
+            await page.run("0")  # the page keeps up
+        await page.until(f"!document.getElementById('row-{chosen}')")
+        assert chosen in await page.run("document.querySelector('#detail').innerText")
+        oldest = "document.querySelector('#rows').lastElementChild.id"
+        assert await page.run("document.activeElement.id") == await page.run(oldest)
+        assert await page.run("document.querySelectorAll('#rows tr[tabindex=\"0\"]').length") == 1
+        button = "document.querySelector('#network-list button')"
+        await page.run(f"{button}.click()")  # of a signal that is not listed any more
+        assert await page.run(f"{button}.disabled")
+        assert chosen in await page.run("document.querySelector('#detail').innerText")
+        await page.press("j")
+        assert await page.run(CHOSEN) == (await page.run(oldest)).removeprefix("row-")
+
+
+async def test_draws_that_break_off_are_asked_for_again(tmp_path: Path) -> None:
+    async with looking(tmp_path, new_feed()) as (page, _):
+        await page.until("!!document.querySelector('.corner canvas')")
+        await page.run("{ window.whole = fetch; window.fetch = async () => new Response('{\"draws\"'); }")
+        await page.press("j")
+        await page.press("j")  # the other one of H1
+        await page.until("document.querySelector('#detail').innerText.includes('these are gone')")
+        await page.run("window.fetch = whole")
+        await page.press("k")
+        await page.press("j")
+        await page.until("!!document.querySelector('.corner canvas')")
+
+
+async def test_a_connection_that_is_silent_is_made_anew(tmp_path: Path) -> None:
+    pages: list[int] = []
+    async with looking(tmp_path, new_feed(on_clients=pages.append)) as (page, _):
+        assert pages == [1]
+        await page.run("{ const now = performance.now.bind(performance); performance.now = () => now() + 30_000; }")
+        await asyncio.sleep(2.5)
+        assert pages == [1]  # the daemon speaks at least each 15 s
+        await page.run("{ const now = performance.now.bind(performance); performance.now = () => now() + 30_000; }")
+        await page.until("document.querySelector('#link-page dd').textContent === 'live' && performance.now() > 60_000")
+        async with asyncio.timeout(15):
+            while len(pages) < 3:
+                await asyncio.sleep(0.05)
+        assert sorted(pages[1:3]) in ([0, 1], [1, 2])
+        await page.until("document.querySelectorAll('#rows tr.event').length === 4")
+
+
 async def test_the_corner_plot_comes_with_the_draws_and_says_where_there_are_none(tmp_path: Path) -> None:
     live = new_feed()
     async with looking(tmp_path, live) as (page, lively):
@@ -178,6 +229,8 @@ async def test_health_calibration_and_what_hangs_are_seen_at_a_glance(tmp_path: 
         await page.until("document.querySelector('#calibrated dd').textContent.includes('0.89')")
         live.calibration("L1", fakes.report("L1", alarm=True, alarm_about="phase").part())
         await page.until("document.querySelector('#calibrated[data-state=bad] dd')?.textContent === 'L1 off: phase'")
+        live.calibration("L1", fakes.report("L1", injections=0).part())  # another model
+        await page.until("document.querySelector('#calibrated[data-state=ok] dd')?.textContent.includes('0.89')")
 
 
 async def test_the_charts_hold_still_when_told_to_and_the_keys_are_explained(tmp_path: Path) -> None:
@@ -223,6 +276,22 @@ async def test_a_daemon_that_is_started_again_is_shown_anew(tmp_path: Path) -> N
             assert await page.run("document.querySelectorAll('.detector').length") == 3
             await other.run(1.5)
             assert await page.run(COLOURS % ".V1 .scroll .gram canvas") > 30
+            again.calibration("V1", fakes.report("V1", alarm=True, alarm_about="phase").part())
+            await page.until("!!document.querySelector('#calibrated[data-state=bad]')")
+        await page.until("document.body.classList.contains('lost')")
+        fewer = new_feed()
+        one = Lively(fewer, ("H1", "L1"))
+        for _ in range(20):
+            one.tell()
+        async with served(fewer, port):
+            await page.until("document.querySelector('#link-page dd').textContent === 'live'", 30)
+            await page.until(f"{SHOWN} === 'H1,L1'")
+            assert await page.run(PRESSED) == "H1,L1"
+            assert await page.run("document.querySelector('#calibrated').dataset.state") == "wait"
+            fewer.strain(
+                "V1", fakes.GPS * NANO, 256, np.zeros(256)
+            )  # and comes back with the first that is heard of it
+            await page.until(f"{SHOWN} === 'H1,L1,V1'")
         page.complaints = [one for one in page.complaints if "ERR_" not in one]
         assert page.complaints == []
 

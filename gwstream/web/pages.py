@@ -13,6 +13,8 @@ import numpy as np
 from gwstream.records import Floats
 
 BACKLOG = 256  # messages waiting for one page
+QUIET = 15.0  # s of silence after which a page is told that we are here: both sides notice a dead connection
+HERE = b"event: here\ndata: {}\n\n"
 NONE = -32_768  # of packed values: not finite
 
 
@@ -47,10 +49,10 @@ class Page:
         self._history = []
         while True:
             try:
-                async with asyncio.timeout(15.0):
+                async with asyncio.timeout(QUIET):
                     event = await self._queue.get()
             except TimeoutError:
-                event = b": still here\n\n"  # lets both sides notice a dead connection
+                event = HERE
             if event is None:
                 return
             yield event

@@ -22,13 +22,18 @@ const unwrapped = (phases, { mean, period }) => phases.map((phase) => mean + (((
 
 const known = new Map(); // id -> promise of the answer
 
+async function ask(id) {
+  try {
+    const answer = await fetch(`/samples/${encodeURIComponent(id)}?quiet`);
+    if (answer.status === 200) return await answer.json();
+  } catch { /* no answer, or a part of one: the daemon stops */ }
+  known.delete(id); // one that is busy, or comes back, may have them later
+  return null;
+}
+
 export function draws(id) {
   if (!known.has(id)) {
-    known.set(id, fetch(`/samples/${encodeURIComponent(id)}?quiet`).then((answer) => {
-      if (answer.status === 200) return answer.json();
-      known.delete(id); // a daemon that is busy may have them later
-      return null;
-    }, () => void known.delete(id)));
+    known.set(id, ask(id));
     if (known.size > PAIRS) known.delete(known.keys().next().value);
   }
   return known.get(id);

@@ -23,7 +23,7 @@ function remembered() {
 }
 
 const isHidden = (name, place) => (hidden ? hidden.has(name) : place >= FIRST);
-const inOrder = () => [...detectors.keys()].sort();
+const inOrder = () => [...detectors.keys()].filter((name) => !detectors.get(name).gone).sort();
 
 export function toggle(name) {
   hidden ??= new Set(inOrder().filter(isHidden));
@@ -40,14 +40,24 @@ function arrange() {
   inOrder().forEach((name, place) => {
     const { article, chip } = detectors.get(name);
     article.hidden = isHidden(name, place);
+    chip.hidden = false;
     chip.setAttribute("aria-pressed", !article.hidden);
     chip.title = `${article.hidden ? "Show" : "Hide"} ${name}${place < 9 ? ` (key ${place + 1})` : ""}`;
   });
-  $("all-hidden").hidden = !detectors.size || [...detectors.values()].some(({ article }) => !article.hidden);
+  for (const { gone, article, chip } of detectors.values()) if (gone) article.hidden = chip.hidden = true;
+  $("all-hidden").hidden = !inOrder().length || [...detectors.values()].some(({ article }) => !article.hidden);
 }
 
 export function view(name) {
-  if (detectors.has(name)) return detectors.get(name);
+  const before = detectors.get(name);
+  if (before?.gone) {
+    before.gone = false;
+    arrange();
+  }
+  if (before) {
+    before.told = true;
+    return before;
+  }
   const facts = {};
   const list = make("dl", { class: "facts" });
   for (const [key, label] of FACTS) {
@@ -68,7 +78,7 @@ export function view(name) {
   $("detectors").insertBefore(article, after ? detectors.get(after).article : null);
   $("chips").insertBefore(chip, after ? detectors.get(after).chip : null);
   trends.begin();
-  const made = { article, chip, facts, state, tag, empty, trends, strip: new Strip(strip, new Spectrogram(gram)), last: null, heard: 0 };
+  const made = { article, chip, facts, state, tag, empty, trends, strip: new Strip(strip, new Spectrogram(gram)), last: null, heard: 0, told: true, gone: false };
   detectors.set(name, made);
   arrange();
   return made;
@@ -140,10 +150,17 @@ export function overlay(name, posteriors) {
 }
 
 export function clear() {
-  for (const { strip, trends } of detectors.values()) {
-    strip.clear();
-    trends.clear();
+  for (const one of detectors.values()) {
+    one.told = false;
+    one.strip.clear();
+    one.trends.clear();
   }
+}
+
+// All that a daemon knows is told: detectors that another had before it are not shown any more.
+export function caughtUp() {
+  for (const one of detectors.values()) one.gone = !one.told;
+  arrange();
 }
 
 export function freeze(frozen) {

@@ -41,8 +41,16 @@ export function health({ stages, stuck, outbox, dropped }) {
   $("dropped").querySelector("ul").replaceChildren(...told.map(([reason, count]) => make("li", {}, `${reason} `, make("b", {}, String(count)))));
 }
 
+// What was known of a daemon that may have been started anew since.
+export function clear() {
+  reports.clear();
+  link("calibrated", "wait", "no known signal yet");
+  $("calibrated").title = "";
+}
+
 export function calibration(message) {
   if (message.injections) reports.set(message.detector, message);
+  else reports.delete(message.detector); // begun anew, by another model or daemon
   const all = [...reports.values()].sort((a, b) => (a.detector < b.detector ? -1 : 1));
   const alarms = all.filter(({ alarm }) => alarm);
   const worst = all.toSorted((a, b) => Math.abs(b.coverage_90 - 0.9) - Math.abs(a.coverage_90 - 0.9))[0];
@@ -51,12 +59,13 @@ export function calibration(message) {
   $("calibrated").title = all.map(({ detector, text }) => `${detector}: ${text}`).join("\n");
 }
 
-// Events that detectors share, newest first; `show` a posterior of one.
+// Events that detectors share, newest first; `show` the first of some posteriors that is listed, and say whether one is.
 export function networks({ networks }, show) {
+  const focused = document.activeElement?.closest("#network-list button")?.title;
   $("networks").hidden = !networks.length;
   $("network-list").replaceChildren(...networks.toReversed().map(({ network }) => {
     const { members, snr, chirp_mass, log_bayes, coalescence, quality } = network;
-    const loudest = members.find(({ detector }) => detector === coalescence.detector) ?? members[0];
+    const first = members.toSorted((a, b) => (b.detector === coalescence.detector) - (a.detector === coalescence.detector)); // the loudest
     const button = make("button", { type: "button", title: network.id },
       make("b", {}, members.map(({ detector }) => detector).join(" + ")),
       make("span", {}, clock(coalescence.gps, 3)),
@@ -64,7 +73,10 @@ export function networks({ networks }, show) {
       make("span", {}, `ln B ${fixed(log_bayes, 0)}`),
       make("span", {}, `chirp mass ${fixed(chirp_mass.median, 1)} (${range(chirp_mass.p5, chirp_mass.p95, 1)}) Msun`),
       make("span", { class: quality.verdict }, minus(quality.verdict)));
-    button.addEventListener("click", () => show(loudest.posterior));
+    button.addEventListener("click", () => {
+      button.disabled = !show(first.map(({ posterior }) => posterior)); // the list has gone on without them
+    });
     return make("li", {}, button);
   }));
+  if (focused) [...$("network-list").querySelectorAll("button")].find(({ title }) => title === focused)?.focus();
 }

@@ -9,22 +9,44 @@ import * as posteriors from "./posteriors.js";
 
 posteriors.listen(detail, detectors.overlay);
 
+const SILENT = 40; // s: the daemon says something at least each 15 s, if only that it is there
+
+let source, heard;
+
+function lost() {
+  glance.link("link-page", "bad", "reconnecting");
+  glance.link("link-broker", "wait", "unknown");
+  document.body.classList.add("lost");
+}
+
+// A connection that was cut without a word, as by a machine that sleeps, would look like one where nothing happens.
+setInterval(() => {
+  if (source.readyState === EventSource.CLOSED || performance.now() - heard < SILENT * 1000) return;
+  source.close();
+  lost();
+  connect();
+}, 1000);
+
 function connect() {
-  const source = new EventSource("/events");
-  const hear = (kind, act) => source.addEventListener(kind, ({ data }) => act(JSON.parse(data)));
+  source = new EventSource("/events");
+  heard = performance.now();
+  const mine = source;
+  const hear = (kind, act) => source.addEventListener(kind, ({ data }) => {
+    heard = performance.now();
+    act(JSON.parse(data));
+  });
   let live = false; // while history is told: the trends have it already
   source.onopen = () => {
     live = false;
     posteriors.reset();
     detectors.clear();
+    glance.clear();
     glance.link("link-page", "ok", "live");
     document.body.classList.remove("lost");
   };
   source.onerror = () => {
-    glance.link("link-page", "bad", "reconnecting");
-    glance.link("link-broker", "wait", "unknown");
-    document.body.classList.add("lost");
-    if (source.readyState === EventSource.CLOSED) setTimeout(connect, 2000); // refused: the browser would not try again
+    lost();
+    if (mine.readyState === EventSource.CLOSED) setTimeout(connect, 2000); // refused: the browser would not try again
   };
   hear("about", (facts) => {
     glance.about(facts);
@@ -45,10 +67,12 @@ function connect() {
     if (live) detectors.view(message.posterior.detector).trends.posterior(message.posterior);
   });
   hear("amend", posteriors.amend);
-  hear("networks", (message) => glance.networks(message, posteriors.choose));
+  hear("networks", (message) => glance.networks(message, posteriors.chooseOf));
+  hear("here", () => {});
   hear("history", () => {
     live = true;
     posteriors.caughtUp();
+    detectors.caughtUp();
   });
 }
 

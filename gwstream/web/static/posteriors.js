@@ -54,11 +54,15 @@ export function amend({ id, gone, ...news }) {
 
 function settle() {
   const ids = new Set(posteriors.map(({ posterior }) => `row-${posterior.id}`));
+  const focused = document.activeElement?.closest("#rows tr");
   [...$("rows").children].forEach((row) => ids.has(row.id) || row.remove());
+  const rows = [...$("rows").children];
+  if (rows.length && !rows.some(({ tabIndex }) => tabIndex === 0)) rows.at(-1).tabIndex = 0; // what was chosen is gone
+  if (focused && !focused.isConnected) rows.at(-1)?.focus({ preventScroll: true });
   $("none").hidden = posteriors.length > 0;
   $("legend").hidden = !posteriors.length;
   $("count").textContent = posteriors.length ? `last ${posteriors.length}` : "";
-  if (!history && !at(selected)) follow(); // while history is told, what is selected may still come
+  if (!history && !pinned && !at(selected)) follow(); // while history is told, what is selected may still come
 }
 
 // Who else has seen it: the detectors of its network event.
@@ -104,6 +108,13 @@ function select(id) {
 // Of a phone's reader, the detail is above what was touched.
 const bring = () => above.matches && $("detail").scrollIntoView({ behavior: "smooth", block: "nearest" });
 
+// The first of these that is listed; whether one is.
+export function chooseOf(ids) {
+  const id = ids.find(at);
+  if (id) choose(id);
+  return Boolean(id);
+}
+
 export function choose(id, quietly = false) {
   if (!at(id)) return;
   pinned = true;
@@ -122,8 +133,8 @@ export function follow() {
 
 export function step(by) {
   const row = document.getElementById(`row-${selected}`);
-  const to = by > 0 ? row?.nextElementSibling : row?.previousElementSibling;
-  go(to);
+  if (!row) return go($("rows").lastElementChild); // what is read is older than all that is listed
+  go(by > 0 ? row.nextElementSibling : row.previousElementSibling);
 }
 
 function go(row) {

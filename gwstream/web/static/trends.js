@@ -36,7 +36,6 @@ export class Trends {
     this.seconds = [[], []];
     this.bayes = [[], []];
     this.ranges = [[], []];
-    this.late = new Set(); // charts that wait to be seen
   }
 
   // Once it is in the page, for charts measure their place.
