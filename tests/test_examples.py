@@ -130,9 +130,9 @@ async def test_javascript(tmp_path: Path) -> None:
         script = ("node", "events.mjs", f"mqtt://127.0.0.1:{broker.port}")
         async with started(broker, *script, cwd=tmp_path) as output:
             first, second = body(0, 0, kind="event"), body(1, 1, kind="event").replace(*SUSPECT)
-            await send(broker, first, first, second)
-            said = [await line(output), await line(output)]
-    ids = [json.loads(one)["event"]["id"] for one in (first, second)]
+            await send(broker, first, first, second, body(0, 2, kind="event"))
+            said = [await line(output) for _ in range(3)]
+    ids = [json.loads(one)["event"]["id"] for one in (first, second, first)]  # told anew under a higher number
     assert [one.split()[0] for one in said] == ids
     assert said[0].endswith("] Msun good")
     assert said[1].endswith("] Msun suspect")
@@ -202,5 +202,28 @@ def test_an_alert_is_updated_and_taken_back_with_its_event() -> None:
     later = told("network", detector="L1", id="N-later", supersedes=[network.id, "E-L1-later"])
     assert kinds(later) == [("UPDATE", first)]
     withdrawn = told("network", detector="L1", id="N-later", supersedes=[network.id], state="withdrawn")
-    assert kinds(withdrawn) == [("RETRACTION", first)]
+    # what is left of its members stands for itself: the alert is that of the first, the other has one of its own
+    other = v1.id if first == l1.id else "E-L1-later"
+    assert kinds(withdrawn) == [("UPDATE", first), ("PRELIMINARY", other)]
     assert kinds(told("network", detector="L1", state="withdrawn")) == []  # nobody was told of it
+    assert kinds(told("event", detector="L1", id="E-L1-last", supersedes=["E-L1-later"])) == [
+        ("UPDATE", first if other == v1.id else other)
+    ]
+
+
+def test_an_alert_is_taken_back_where_nothing_good_is_left() -> None:
+    alerts = bridge().Alerts(1e-5)
+    l1, v1 = (replace(told("event", detector=name), good=False) for name in ("L1", "V1"))
+    network = told("network", detector="L1")
+    withdrawn = told("network", detector="L1", state="withdrawn")
+    made = [one["alert_type"] for event in (l1, v1, network, withdrawn) for one in alerts.of(event)]
+    assert made == ["PRELIMINARY", "RETRACTION"]
+
+
+def test_an_event_told_anew_takes_the_lesser_ones_alert_back() -> None:
+    alerts = bridge().Alerts(1e-5)
+    better, lesser = told("event", 0), told("event", 1)
+    anew = told("event", 0, supersedes=[lesser.id])
+    made = [(one["alert_type"], one["superevent_id"]) for event in (better, lesser, anew) for one in alerts.of(event)]
+    standing = ("UPDATE", better.id), ("RETRACTION", lesser.id)
+    assert made == [("PRELIMINARY", better.id), ("PRELIMINARY", lesser.id), *standing]

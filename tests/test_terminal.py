@@ -369,7 +369,10 @@ def test_superseded_and_withdrawn_are_marked() -> None:
     withdrawn = parse(payload(gone, 1))
     assert not isinstance(withdrawn, Status)
     known.take(withdrawn)
-    assert [row.gone for row in known.rows()] == [True, True, True]
+    assert [row.gone for row in known.rows()] == [True, True, False]  # what is left of its members stands for itself
+    known.take(replace(told(2, "L1", "event"), sequence=9, supersedes=(str(member),)))  # type: ignore[call-arg]
+    known.take(replace(withdrawn, sequence=2))
+    assert [row.gone for row in known.rows()][-1]
 
 
 def test_an_event_told_anew_stands_and_one_that_was_missed_does_not() -> None:

@@ -3,13 +3,14 @@
 import mqtt from "mqtt";
 
 const client = await mqtt.connectAsync(process.argv[2] ?? "mqtt://127.0.0.1:1883", { protocolVersion: 5 });
-const seen = new Set(); // QoS 1 may deliver twice
+const told = new Map(); // the number each event came with: QoS 1 may deliver twice, and a higher one tells it anew
 
 client.on("message", (topic, payload) => {
   const message = JSON.parse(payload.toString());
-  if (message.schema !== "gwstream.event/1" || seen.has(message.event.id)) return;
-  seen.add(message.event.id);
-  if (seen.size > 1000) seen.delete(seen.values().next().value);
+  if (message.schema !== "gwstream.event/1" || told.get(message.event.id) >= message.delivery.sequence) return;
+  told.delete(message.event.id);
+  told.set(message.event.id, message.delivery.sequence);
+  if (told.size > 1000) told.delete(told.keys().next().value);
   const { detector, coalescence, snr, parameters, quality } = message.posterior;
   const { median, p5, p95 } = parameters.chirp_mass;
   // gps_ns has more digits than a number of JavaScript holds: take gps, or the text

@@ -6,7 +6,7 @@ python events.py [HOST[:PORT] [URL of the daemon's HTTP port]]
 import asyncio
 import sys
 
-from gwstream.client import Broker, Gap, draws, events
+from gwstream.client import Gap, draws, events
 from gwstream.errors import SamplesError
 
 
@@ -14,9 +14,8 @@ def lost(gap: Gap) -> None:
     print(gap, file=sys.stderr)
 
 
-async def main(host: str = "127.0.0.1", url: str = "") -> None:
-    name, _, port = host.partition(":")
-    async for event in events(Broker(host=name, port=int(port or 1883)), on_gap=lost):
+async def main(broker: str = "127.0.0.1", url: str = "") -> None:
+    async for event in events(broker, on_gap=lost):
         verdict = "good" if event.good else "suspect: " + ", ".join(event.reasons)
         print(f"{event.id}  {event.detector}  GPS {event.gps:.4f}  SNR {event.snr:.1f}  {event.chirp_mass}  {verdict}")
         if url:

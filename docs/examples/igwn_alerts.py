@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from gwstream.client import Broker, Event, Message, NetworkEvent, everything
+from gwstream.client import Event, Message, NetworkEvent, everything
 
 REMEMBERED = 1000  # events that may still be updated
 LEAP_SECONDS = 18  # GPS less UTC, since 2017
@@ -28,6 +28,7 @@ class Alerts:
         self._rate = rate
         self._told: OrderedDict[str, str] = OrderedDict()  # superevent by the ids of the events that have told it
         self._joint: OrderedDict[str, None] = OrderedDict()  # superevents that a network event tells
+        self._standing: OrderedDict[str, Event] = OrderedDict()  # detectors' events, by id
 
     def of(self, message: Message) -> Iterator[dict[str, Any]]:
         """The alerts that an event leads to: a new one, an update, and the retraction of what is no more."""
@@ -35,9 +36,13 @@ class Alerts:
             return
         ids, joint = (message.id, *message.supersedes), isinstance(message, NetworkEvent)
         known = list(dict.fromkeys(self._told[name] for name in ids if name in self._told))
+        if isinstance(message, Event):
+            for name in message.supersedes:
+                self._standing.pop(name, None)
+            remember(self._standing, {message.id: message})
         if isinstance(message, NetworkEvent) and message.withdrawn:
-            self._told = OrderedDict((event, name) for event, name in self._told.items() if name not in known)
-            yield from (self._alert(name, "RETRACTION", None) for name in known)
+            if message.id in self._told:
+                yield from self._parted(self._told[message.id])
         elif known or message.good:
             name = known[0] if known else message.id
             merged = [event for event, other in self._told.items() if other in known[1:]]
@@ -47,6 +52,21 @@ class Alerts:
             if message.good and (joint or name not in self._joint):  # a member's own update is in the network's
                 yield self._alert(name, "UPDATE" if known else "PRELIMINARY", self._event(message))
             yield from (self._alert(other, "RETRACTION", None) for other in known[1:])
+
+    def _parted(self, name: str) -> Iterator[dict[str, Any]]:
+        """What is left of a network event stands for itself: one member goes on with the alert, or it is taken back."""
+        members = [one for one, other in self._told.items() if other == name]
+        left = [self._standing[one] for one in members if one in self._standing and self._standing[one].good]
+        for one in members:
+            del self._told[one]
+        self._joint.pop(name, None)
+        if not left:
+            yield self._alert(name, "RETRACTION", None)
+        left.sort(key=lambda event: name not in (event.id, *event.supersedes))
+        for number, event in enumerate(left):
+            own, kind = (event.id, "PRELIMINARY") if number else (name, "UPDATE")
+            remember(self._told, dict.fromkeys((event.id, *event.supersedes), own))
+            yield self._alert(own, kind, self._event(event))
 
     def _event(self, message: Event | NetworkEvent) -> dict[str, Any]:
         instruments = list(message.members) if isinstance(message, NetworkEvent) else [message.detector]
@@ -90,9 +110,8 @@ async def main() -> None:
     options.add_argument("broker", nargs="?", default="127.0.0.1", metavar="HOST[:PORT]")
     options.add_argument("--far", type=float, required=True, metavar="HZ", help="rate of good events from noise alone")
     given = options.parse_args()
-    host, _, port = given.broker.partition(":")
     alerts = Alerts(given.far)
-    async for message in everything(Broker(host=host, port=int(port or 1883))):
+    async for message in everything(given.broker):
         if isinstance(message, Message):
             for alert in alerts.of(message):
                 print(json.dumps(alert), flush=True)

@@ -237,11 +237,19 @@ class Known:
         for row in self._rows:
             if isinstance(row.message, (Event, NetworkEvent)) and _replaces(message, row.message):
                 row.gone = True
+        if isinstance(message, NetworkEvent) and message.withdrawn:
+            for row in self._rows:  # what is left of its members stands for itself
+                if isinstance(row.message, Event) and row.message.id in message.members.values():
+                    row.gone = self._replaced(row.message)
 
     def _replaced(self, message: Event | NetworkEvent) -> bool:
-        """Whether one that is known stands for it: it was missed, then, and is sent again."""
-        told = (row.message for row in self._rows if isinstance(row.message, (Event, NetworkEvent)))
-        return any(_replaces(one, message) for one in told if one.detector == message.detector or not _withdrawn(one))
+        """Whether one that is known stands for it: where it comes only now, it was missed and is sent again."""
+        for row in self._rows:
+            if not isinstance(row.message, (Event, NetworkEvent)) or not _replaces(row.message, message):
+                continue
+            if row.message.detector == message.detector or not row.gone:
+                return True
+        return False
 
     def _detector(self, name: str) -> Detector | None:
         if name not in self.detectors and len(self.detectors) >= DETECTORS:
