@@ -66,6 +66,7 @@ async def listening(live: Feed) -> AsyncIterator[asyncio.Queue[tuple[str, Any]]]
         session.get(f"{url}/events") as response,
     ):
         assert response.headers["Content-Type"] == "text/event-stream"
+        assert response.headers["X-Accel-Buffering"] == "no"
         task = asyncio.create_task(listen(response))
         try:
             yield heard

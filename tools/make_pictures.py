@@ -30,7 +30,7 @@ LARGEST = 250_000  # bytes
 ROUND = 75.0  # s until the second merger of the demo, whose spectrum has enough history, and more on a busy machine
 TERMINAL = (168, 40)  # columns and rows
 PLOTS = ("corner", "waveform")
-PICTURES = {"page-light": ("light", 1440, 1960), "page-dark": ("dark", 1440, 900), "page-phone": ("phone", 390, 844)}
+PICTURES = {"page-light": ("light", 1440, 2160), "page-dark": ("dark", 1440, 900), "page-phone": ("phone", 390, 844)}
 
 
 async def main() -> None:
@@ -56,7 +56,7 @@ async def main() -> None:
 
 
 async def _take(page: Any, url: str) -> None:
-    await page.size(1440, 1960)
+    await page.size(1440, 2160)
     await page.open(url)
     good = "[...document.querySelectorAll('#network-list .good')].length"
     await page.until(good, ROUND)

@@ -179,6 +179,7 @@ async def _events(request: web.Request, feed: Feed) -> web.StreamResponse:
         with feed.page(connection_of(request).who) as stream:
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **HEADERS})
             response.headers["Cache-Control"] = "no-store"
+            response.headers["X-Accel-Buffering"] = "no"  # a proxy such as nginx must pass each piece on at once
             await response.prepare(request)
             async for piece in stream:
                 await response.write(piece)
