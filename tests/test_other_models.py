@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,20 +16,22 @@ from scipy import stats
 from scipy.signal import welch
 from trained import shipped, simulator
 
-from gwstream import spectra, waveforms
+from gwstream import cli, spectra, waveforms
 from gwstream.conditioning import Conditioner, whitening
 from gwstream.conditioning.resample import Decimator
+from gwstream.inference import checkpoint
 from gwstream.inference.bank import Bank
 from gwstream.inference.gate import best
 from gwstream.inference.likelihood import Templates, log_ratio
 from gwstream.inference.moments import FIELDS, RATIOS
+from gwstream.inference.networks import build
 from gwstream.inference.residual import FIRST, Leftover, p_values
 from gwstream.inference.ridge import Projector, grid, ridge
 from gwstream.injection import Injection
-from gwstream.model import ModelSpec
+from gwstream.model import ModelSpec, read_spec
 from gwstream.records import NANO, Floats, Strain
 from gwstream.training import bank as builder
-from gwstream.training import leftover
+from gwstream.training import batches, leftover
 from gwstream.training.dataset import Member, Simulator, family, member, random_psd
 
 NARROW = {"mass": (30.0, 80.0), "min_ratio": 0.5}
@@ -262,3 +266,41 @@ def test_an_injection_has_room_for_its_inspiral(mass: float, duration: float) ->
     assert start == (10**9 - round(duration) + 1) * 1024
     after = strain[-round(0.5 * 1024) :]  # a signal that is longer than its room comes back at the end
     assert np.abs(after).max() < 0.02 * np.abs(strain).max()
+
+
+def toml(value: object) -> str:
+    return f"[{', '.join(map(toml, value))}]" if isinstance(value, tuple) else str(value)
+
+
+def untrained(name: str, folder: Path) -> Path:
+    """A model folder with its recipe, bank, and a network that knows nothing yet."""
+    one = spec(name)
+    sections = {"bank": one.bank.model_dump(), "network": {"width": 32, "depth": 1}, **RECIPES[name]}
+    sections["bank"] = {key: value for key, value in sections["bank"].items() if value is not None}
+    lines = [f"[{part}]\n" + "".join(f"{k} = {toml(v)}\n" for k, v in keys.items()) for part, keys in sections.items()]
+    (folder / "model.toml").write_text('name = "other"\n' + "\n".join(lines), encoding="utf-8")
+    found = read_spec(folder / "model.toml")
+    y = batches.held_out(found, bank(name), Simulator(found, bank(name)), 64).y
+    net = build(found, y.shape[1])
+    net.fit_scale(y)
+    checkpoint.save(folder / checkpoint.WEIGHTS, found, bank(name), net)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "snr"), [("1024 Hz", 18.6), ("2 s", 18.5)])
+def test_gw150914_is_found_by_a_model_of_another_rate_and_window(
+    name: str, snr: float, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """By what its recipe says alone: the network is untrained, and the weights make up for that."""
+    strain = Path(cli.__file__).parents[1] / "data" / "GW150914-H1.hdf5"
+    model = untrained(name, tmp_path)
+    assert cli.main(["replay", str(strain), "--detector", "H1", "--model", str(model)]) == 0
+    told = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
+    event = [one for one in told if one["schema"] == "gwstream.event/1"][-1]["posterior"]
+    assert event["window"]["rate"] == spec(name).rate
+    assert event["window"]["samples"] == spec(name).window
+    assert abs(event["coalescence"]["gps"] - 1126259462.427) < 0.01
+    assert event["snr"] == pytest.approx(snr, abs=0.3)
+    chirp = event["parameters"]["chirp_mass"]
+    assert chirp["p5"] < 31.6 < chirp["p95"]
+    assert event["sampling"]["ess"] > 100
