@@ -36,6 +36,12 @@ COLOURS = """((canvas) => { const { width, height } = canvas;
   copy.drawImage(canvas, 0, 0); const { data } = copy.getImageData(0, 0, width, height);
   const seen = new Set(); for (let i = 0; i < data.length; i += 4) if (data[i + 3]) seen.add(data[i] << 16 | data[i + 1] << 8 | data[i + 2]);
   return seen.size; })(document.querySelector('%s'))"""  # noqa: E501
+# whether a canvas has pixels of the colour of an element's text
+PAINTED = """((canvas, text) => { const { width, height } = canvas, wanted = getComputedStyle(text).color.match(/\\d+/g).map(Number);
+  const copy = new OffscreenCanvas(width, height).getContext('2d', { willReadFrequently: true });
+  copy.drawImage(canvas, 0, 0); const { data } = copy.getImageData(0, 0, width, height); let count = 0;
+  for (let i = 0; i < data.length; i += 4) count += data[i + 3] === 255 && wanted.every((part, k) => data[i + k] === part);
+  return count > 30; })(document.querySelector('%s'), document.querySelector('%c'))"""  # noqa: E501
 
 
 def draws(name: str) -> bytes | None:
@@ -73,6 +79,9 @@ async def looking(tmp_path: Path, live: Feed) -> AsyncIterator[tuple[Page, Livel
 
 async def test_three_detectors_are_drawn_as_they_go_on(tmp_path: Path) -> None:
     async with looking(tmp_path, new_feed()) as (page, lively):
+        for name, found in (("H1", True), ("L1", True), ("V1", False)):  # a waveform over the strain, in its colour
+            drawn = PAINTED.replace("%s", f".{name} .strip canvas").replace("%c", f".{name} h2")
+            assert await page.until(drawn if found else f"!({drawn})")
         assert await page.run(SHOWN) == "H1,L1,V1"
         head = "document.querySelector('.H1 .facts').innerText.match(/Last window\\s+(\\S+)/)[1]"
         before = await page.run(head)
@@ -227,6 +236,13 @@ async def test_health_calibration_and_what_hangs_are_seen_at_a_glance(tmp_path: 
         await page.until("!document.querySelector('#stages [data-state=bad]')")
         live.calibration("H1", fakes.report().part())
         await page.until("document.querySelector('#calibrated dd').textContent.includes('0.89')")
+        for width in (1440, 1280):  # a line for each fact, and none runs out of its column
+            await page.size(width, 1000)
+            heights = "[...document.querySelectorAll('.H1 .facts > *')].map(one => one.getBoundingClientRect().height)"
+            await page.until("document.querySelector('.H1 .facts').innerText.includes('0.89 ± 0.01 of 300')")
+            assert max(await page.run(heights)) < 28
+            facts = "document.querySelector('.H1 .facts')"
+            assert await page.run(f"{facts}.scrollWidth - {facts}.clientWidth") == 0
         live.calibration("L1", fakes.report("L1", alarm=True, alarm_about="phase").part())
         await page.until("document.querySelector('#calibrated[data-state=bad] dd')?.textContent === 'L1 off: phase'")
         live.calibration("L1", fakes.report("L1", injections=0).part())  # another model
