@@ -243,6 +243,8 @@ async def test_health_calibration_and_what_hangs_are_seen_at_a_glance(tmp_path: 
             assert max(await page.run(heights)) < 28
             facts = "document.querySelector('.H1 .facts')"
             assert await page.run(f"{facts}.scrollWidth - {facts}.clientWidth") == 0
+            gap = "(([label, value]) => value.getBoundingClientRect().left - label.getBoundingClientRect().right)"
+            assert await page.run(f"{gap}([...{facts}.children].slice(-2))") >= 8
         live.calibration("L1", fakes.report("L1", alarm=True, alarm_about="phase").part())
         await page.until("document.querySelector('#calibrated[data-state=bad] dd')?.textContent === 'L1 off: phase'")
         live.calibration("L1", fakes.report("L1", injections=0).part())  # another model
