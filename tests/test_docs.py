@@ -84,6 +84,17 @@ def test_every_page_is_in_the_site_and_loads_nothing_from_elsewhere(site: Path) 
         assert not re.search(r"(?:url\(|@import )[\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8")), sheet
 
 
+GENERATED = {"messages.md", "metrics.md"}  # a description each, however long
+
+
+def test_lines_of_prose_are_short() -> None:
+    """So that the documents are read as they are, in a terminal or an editor."""
+    for page in (*TEXTS, ROOT / "CHANGELOG.md"):
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        long = [line for line in text.splitlines() if len(line) > 130 and not line.lstrip().startswith(("|", "!["))]
+        assert page.name in GENERATED or not long, page.name
+
+
 def test_formulas_are_mathml(site: Path) -> None:
     source = re.sub(r"```.*?```|`[^`]*`", "", (DOCS / "posterior.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     blocks = re.findall(r"\$\$.+?\$\$", source, re.DOTALL)

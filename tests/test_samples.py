@@ -411,6 +411,17 @@ def cut(folder: Path, first: int, last: int) -> Path:
     return path
 
 
+def test_the_draws_of_an_answer_come_from_the_strain(told: Path, tmp_path: Path) -> None:
+    """Its posterior is that of its window, whoever asked for it."""
+    lines = [json.loads(line) for line in told.read_text(encoding="utf-8").splitlines()]
+    posterior = next(one for one in lines if one["schema"] == "gwstream.posterior/1")
+    answer = posterior | {"schema": "gwstream.answer/1", "answer": {"id": "A-ann-17", "trigger": "ann-17"}}
+    path = tmp_path / "answer.json"
+    path.write_text(json.dumps(answer), encoding="utf-8")
+    found = find(str(path), Places(strain=(recording.path("H1"),)))
+    assert (found.id, found.sha256) == (posterior["posterior"]["id"], posterior["sha256"])
+
+
 async def test_strain_without_state_vector_has_the_bits_of_the_message(told: Path) -> None:
     """As of the demo, which vouches for its frames: its message, with the recording it played."""
     config = settings.replay_config(

@@ -15,7 +15,7 @@ from gwstream.samples import SCHEMA, Drawn, posterior_of
 
 LIMIT = 20.0  # s to wait for a daemon
 LARGEST = 64 << 20  # bytes of an answer
-MESSAGES = ("gwstream.posterior/1", "gwstream.event/1")
+MESSAGES = ("gwstream.posterior/1", "gwstream.event/1", "gwstream.answer/1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
