@@ -21,7 +21,7 @@ import pytest
 from test_publish import outgoing, running, settings
 
 from gwstream import client
-from gwstream.client import Broker, Gap, blocking, events, network_events, posteriors
+from gwstream.client import Broker, Gap, blocking, events, network_events, posteriors, track
 from gwstream.client.connection import broker_at
 from gwstream.client.messages import NotOurs, parse
 from gwstream.client.track import Track
@@ -297,6 +297,17 @@ def test_an_event_told_anew_under_a_higher_number_is_news(kind: str) -> None:
     told = [track.new(parse(one)) for one in order]
     assert told == [(True, None), (True, None), (True, None), (False, None), (True, None)]
     assert track.new(parse(payload(outgoing(2, "L1", "posterior"), 4))) == (True, None)
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(track, "DETECTORS", 3)
+    known, one = Track(), parse(body())
+    assert isinstance(one, client.Message)
+    for number in range(5):
+        known.new(replace(one, detector=f"X{number}", id=str(number), sequence=number))
+    assert len(known._last) == 3
+    gap = known.new(replace(one, detector="X4", id="later", sequence=6))[1]
+    assert gap == Gap("X4", 5, 5)
 
 
 def test_a_repeat_is_new_where_it_was_missed_and_says_nothing_of_gaps() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gwstream.client.messages import Event, Message, NetworkEvent
 
 REMEMBERED = 20_000
+DETECTORS = 1000  # more than there are; a broker of strangers must not fill the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Gap:
 
 
 class Track:
-    """Remembers the last `REMEMBERED` messages by kind and id, and the last number of each detector.
+    """Remembers the last `REMEMBERED` messages by kind and id, and the last number of each of `DETECTORS` detectors.
 
     A broker keeps the order of a daemon's messages, so a number that is left out is lost at once. A smaller number on
     an unknown id is a daemon that has lost its state directory and counts anew.
@@ -37,7 +38,7 @@ class Track:
     def __init__(self) -> None:
         self._seen: OrderedDict[tuple[type[Message], str, bool], None] = OrderedDict()
         self._numbers: OrderedDict[tuple[type[Message], str, bool, int], None] = OrderedDict()
-        self._last: dict[str, int] = {}
+        self._last: OrderedDict[str, int] = OrderedDict()
 
     def new(self, message: Message, *, repeat: bool = False) -> tuple[bool, Gap | None]:
         """Whether the message has not come before, and what is missing before it.
@@ -66,6 +67,9 @@ class Track:
         if repeat:
             return True, None
         self._last[message.detector] = message.sequence
+        self._last.move_to_end(message.detector)
+        if len(self._last) > DETECTORS:
+            self._last.popitem(last=False)
         if last is None or message.sequence <= last + 1:
             return True, None
         return True, Gap(message.detector, last + 1, message.sequence - 1)
