@@ -8,7 +8,7 @@ RTX := .venv-tensorrt
 BIN := $(VENV)/bin
 MODEL ?= models/bbh-1det
 DEMO ?=
-WORKERS ?= 2
+WORKERS ?= 3
 SOAK ?=
 
 .DEFAULT_GOAL := help
@@ -38,7 +38,7 @@ $(VENV)/.test: pyproject.toml | $(VENV)/bin/pip
 demo: $(VENV)/.demo ## GW150914 through the daemon, about a minute (options: make demo DEMO="--loop")
 	@$(BIN)/gwstream demo $(DEMO)
 
-test: $(VENV)/.test system-packages lint ## all checks and tests (two at a time; as many as you like: make test WORKERS=4)
+test: $(VENV)/.test system-packages lint ## all checks and tests (three files at a time, for they wait much; make test WORKERS=1: one)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not peers and not install and not tensorrt"
 
 test-peers: $(VENV)/.test $(PEERS)/.done ## the tests that need bilby, PESummary, or Node with npm
