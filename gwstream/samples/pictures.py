@@ -193,18 +193,19 @@ def _column(posterior: Drawn, index: int) -> _Column:
         mean = 0.5 * (np.angle(np.sum(weights * np.exp(2j * values))) % (2 * math.pi))
         values = mean + (values - mean + math.pi / 2) % math.pi - math.pi / 2
     low, _, high = _quantiles(values, weights, (0.002, 0.5, 0.998))
-    margin = 0.06 * (high - low)
+    margin = 0.12 * (high - low)  # room for regions, whose smoothing widens them
     return _Column(label, values, weights, (low - margin, high + margin))
 
 
 def _histogram(axis: Any, column: _Column) -> None:
     low, middle, high = _quantiles(column.values, column.weights)
-    axis.hist(column.values, bins=40, range=column.limits, weights=column.weights, color=PALE, alpha=0.6)
+    heights, *_ = axis.hist(column.values, bins=40, range=column.limits, weights=column.weights, color=PALE, alpha=0.6)
+    axis.set_ylim(0, 1.1 * max(heights))
     for place, style in ((low, ":"), (middle, "-"), (high, ":")):
         axis.axvline(place, color=ACCENT, lw=1.1, ls=style)
     digits = max(0, 1 - math.floor(math.log10(max(high - low, 1e-9))))
     said = f"${middle:.{digits}f}_{{-{middle - low:.{digits}f}}}^{{+{high - middle:.{digits}f}}}$"
-    axis.set_title(said, fontsize=10, pad=4)
+    axis.set_title(said, fontsize=10, pad=6)
 
 
 def _regions(axis: Any, x: _Column, y: _Column) -> None:
