@@ -33,7 +33,7 @@ from gwstream.errors import ConfigError
 from gwstream.publish import Outbox, Publisher, outbox, store
 from gwstream.publish.message import compose
 from gwstream.publish.rows import ACKNOWLEDGED, GIVEN_UP, WAITING, Kept
-from gwstream.records import NANO
+from gwstream.records import NANO, Outgoing
 
 
 async def write(box: Outbox) -> None:
@@ -145,6 +145,25 @@ async def test_an_event_is_told_again_where_a_lesser_one_was_told_since(tmp_path
         assert not await box.put(other)
         assert [kept.sequence for kept in box.left()] == [0, 1, 2]
         assert notes.counts["publish", "other_bytes", "H1" if kind == "event" else "network"] == 1
+
+
+async def test_a_network_event_replaces_what_the_process_before_told_of_its_members(tmp_path: Path) -> None:
+    """H1 and L1 were told together; killed; the next one sees H1 with V1 first, and all three then."""
+
+    def event(number: int, *supersedes: str, state: str = "standing") -> Outgoing:
+        out = outgoing(number, "H1", "network")
+        part = {**(out.summary.event or {}), "state": state, "supersedes": list(supersedes)}
+        return replace(out, summary=replace(out.summary, event=part))
+
+    first, other = event(0, "E-H1", "E-L1"), event(9, "E-K1", "E-G1")
+    async with Outbox(PublishConfig(), tmp_path) as box:
+        assert [await box.put(one) for one in (other, first)] == [True, True]
+        await write(box)
+    two, three = event(1, "E-H1", "E-V1"), event(2, event(1).summary.id, "E-H1", "E-L1", "E-V1")
+    async with Outbox(PublishConfig(), tmp_path) as box:
+        assert [await box.put(one) for one in (two, three, first, three)] == [True, True, False, False]
+        told = [(kept.outgoing.summary.event or {})["supersedes"] for kept in box.left()]
+        assert told[2:] == [[first.summary.id, "E-H1", "E-V1"], [two.summary.id, "E-H1", "E-L1", "E-V1"]]
 
 
 STEPS = st.one_of(

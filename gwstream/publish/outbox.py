@@ -26,7 +26,7 @@ from gwstream import clock
 from gwstream.config import PublishConfig
 from gwstream.errors import ConfigError
 from gwstream.publish.rescue import damaged, looked_at
-from gwstream.publish.rows import ACKNOWLEDGED, GIVEN_UP, Found, Kept, Known, Row, Settled
+from gwstream.publish.rows import ACKNOWLEDGED, GIVEN_UP, Found, Kept, Known, Row, Settled, Standing
 from gwstream.publish.store import FORMAT, NAME, Limits, Store
 from gwstream.records import NANO, Outgoing, Tally, silent
 
@@ -70,7 +70,7 @@ class Outbox:
         self._unwritten: dict[int, Kept] = {}  # in order
         self._settled: dict[int, Settled] = {}  # that the store does not know of
         self._sequences: dict[str, int] = {}
-        self._known = Known()
+        self._known, self._standing = Known(), Standing()
         self._last = 0
         self._offset = now_ns() - monotonic_ns()  # steady less monotonic ns
         self._store: Store | None = None
@@ -149,6 +149,8 @@ class Outbox:
             await self.room.wait()
         if self._repeated(outgoing):
             return False
+        outgoing = self._standing.complete(outgoing)
+        self._standing.told(outgoing.summary)
         detector = outgoing.summary.detector
         sequence = self._sequences[detector] = self._sequences.get(detector, -1) + 1
         self._last += 1
@@ -298,6 +300,7 @@ class Outbox:
         self._last += found.last
         self._offset = found.offset
         self._known.before(found.known)
+        self._standing.before(found.standing)
         for detector, last in found.sequences.items():
             self._sequences[detector] = max(last, self._sequences.get(detector, -1))
         stored = not found.set_aside

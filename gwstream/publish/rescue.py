@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from gwstream.publish.rows import COLUMNS, KNOWN, Found, Row, event_state, unpacked
+from gwstream.publish.rows import COLUMNS, KNOWN, STANDING, Found, Row, event_state, follow, unpacked
 
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 UNREADABLE = (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError)
@@ -37,12 +37,17 @@ def held(db: sqlite3.Connection, offset: int) -> Found:
     for kind, name, digest, event in db.execute(newest_first, (KNOWN,)):
         known.setdefault((kind, name), (digest, event_state(event and json.loads(event))))
     waiting = f"SELECT {COLUMNS} FROM message WHERE state = 0 ORDER BY n"
+    newest = "SELECT id, event FROM message WHERE kind = 'network' ORDER BY n DESC LIMIT ?"
+    standing: dict[str, tuple[str, ...]] = {}
+    for name, event in reversed(db.execute(newest, (STANDING,)).fetchall()):
+        follow(standing, name, json.loads(event))
     return Found(
         waiting=tuple(unpacked(values, offset) for values in db.execute(waiting)),
         sequences=dict(db.execute("SELECT detector, last FROM sequence")),
         last=last,
         known=dict(reversed(known.items())),
         offset=offset,
+        standing=standing,
     )
 
 

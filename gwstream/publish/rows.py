@@ -11,6 +11,7 @@ from typing import Any
 from gwstream.records import Outgoing, Summary
 
 KNOWN = 100_000  # newest ids that are remembered
+STANDING = 256  # newest network events that may yet be replaced
 WAITING, ACKNOWLEDGED, GIVEN_UP = range(3)
 COLUMNS = "n, at, state, kind, id, detector, sequence, gps_ns, sha256, event, journey, delivery, part"
 
@@ -53,13 +54,15 @@ class Row:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
     """What a store held: rows that wait, in order; by detector the last sequence number; the last ``n``;
-    ``known``: by (kind, id) the digest and the event's state, oldest first; ``offset``: steady less monotonic ns."""
+    ``known``: by (kind, id) the digest and the event's state, oldest first; ``standing``: network events that stand,
+    with what they replace; ``offset``: steady less monotonic ns."""
 
     waiting: tuple[Row, ...] = ()
     sequences: dict[str, int]
     last: int = 0
     known: dict[tuple[str, str], tuple[str, str]]
     offset: int
+    standing: dict[str, tuple[str, ...]] = field(default_factory=dict)
     set_aside: bool = False
 
 
@@ -75,6 +78,56 @@ class Settled:
 def event_state(event: Mapping[str, object] | None) -> str:
     """What the ``event`` part of a network event says of it: standing or withdrawn; of others nothing."""
     return str(event.get("state", "")) if event else ""
+
+
+def follow(standing: dict[str, tuple[str, ...]], name: str, event: Mapping[str, object]) -> None:
+    """Change what stands by the ``event`` part of the network event ``name``."""
+    names = event["supersedes"]
+    assert isinstance(names, list | tuple)
+    for gone in (name, *names):
+        standing.pop(gone, None)
+    if event_state(event) == "standing":
+        standing[name] = tuple(names)
+
+
+class Standing:
+    """Network events that were told and stand, with what they replace; at most `STANDING`, the newest.
+
+    A daemon goes on with the network events of its saved state, and not with those that were told between that and its
+    end. So one of before that shares a member with a new one is replaced by it, as it would have been.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[str, ...]] = {}
+
+    def before(self, found: Mapping[str, tuple[str, ...]]) -> None:
+        """Those of before this process."""
+        self._found = {**found, **self._found}
+
+    def complete(self, outgoing: Outgoing) -> Outgoing:
+        """The message, which replaces what it has to."""
+        summary = outgoing.summary
+        if summary.kind != "network" or event_state(summary.event) != "standing":
+            return outgoing
+        assert summary.event is not None
+        named = list(summary.event["supersedes"])  # type: ignore[call-overload]
+        orphans = [
+            name
+            for name, theirs in self._found.items()
+            if name != summary.id and name not in named and not set(named).isdisjoint(theirs)
+        ]
+        if not orphans:
+            return outgoing
+        event = {**summary.event, "supersedes": [*orphans, *named]}
+        return replace(outgoing, summary=replace(summary, event=event))
+
+    def told(self, summary: Summary) -> None:
+        """A network event was taken on."""
+        if summary.kind != "network" or summary.event is None:
+            return
+        follow(self._found, summary.id, summary.event)
+        while len(self._found) > STANDING:
+            del self._found[next(iter(self._found))]
 
 
 class Known:
