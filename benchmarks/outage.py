@@ -18,7 +18,7 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,6 @@ import capacity
 import common
 import paho.mqtt.client as paho
 import soak_world
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from rich.console import Console
 from rich.progress import track
 
@@ -49,35 +47,16 @@ Message = tuple[str, int, str]
 """Detector or "network", sequence number, digest."""
 
 
-@dataclass
-class Subscriber:
+class Subscriber(soak_world.Subscriber):
     """``came``: monotonic s and what came then, in that order."""
 
-    port: int
-    came: list[tuple[float, Message]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="patient", protocol=paho.MQTTv5)
-        self._client.reconnect_delay_set(1, 1)
-        self._client.on_connect = lambda client, *_: client.subscribe("gwstream/+/+", qos=1)
-        self._client.on_message = self._take
-
-    def start(self) -> None:
-        session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        session.SessionExpiryInterval = 86_400
-        self._client.connect("127.0.0.1", self.port, keepalive=5, clean_start=False, properties=session)
-        self._client.loop_start()
-
-    def stop(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self.came: list[tuple[float, Message]] = []
 
     def _take(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
-        now = time.monotonic()
-        _, level, kind = message.topic.split("/")
-        if kind in ("posterior", "event"):
-            body = json.loads(message.payload)
-            self.came.append((now, (level, body["delivery"]["sequence"], body["sha256"])))
+        now, body = time.monotonic(), json.loads(message.payload)
+        self.came.append((now, (message.topic.split("/")[1], body["delivery"]["sequence"], body["sha256"])))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +147,7 @@ async def run(minutes: float, folder: Path) -> Outage:
 
 
 class Clock:
-    """Frames at real time, from second ``next`` on."""
+    """Frames at real time, from ``second`` on."""
 
     def __init__(self, writing: capacity.Writer, second: int) -> None:
         self._writing, self._second = writing, second

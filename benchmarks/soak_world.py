@@ -120,11 +120,10 @@ class Told:
     """Messages whose own digest does not hold."""
 
 
-class Witness:
-    """A subscriber with a session of its own at the broker, which connects again for ever."""
+class Subscriber:
+    """Of posteriors and events, with a session of its own at the broker, which connects again for ever."""
 
     def __init__(self, port: int) -> None:
-        self.told = Told()
         self.connected = False
         self._port = port
         self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="witness", protocol=paho.MQTTv5)
@@ -143,11 +142,6 @@ class Witness:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def fresh(self) -> Told:
-        """What came since the last time."""
-        told, self.told = self.told, Told()
-        return told
-
     def _up(self, client: paho.Client, *_: Any) -> None:
         client.subscribe("gwstream/+/posterior", qos=1)
         client.subscribe("gwstream/+/event", qos=1)
@@ -155,6 +149,23 @@ class Witness:
 
     def _down(self, *_: Any) -> None:
         self.connected = False
+
+    def _take(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        """A message came."""
+        raise NotImplementedError
+
+
+class Witness(Subscriber):
+    """Keeps what is needed to judge it."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self.told = Told()
+
+    def fresh(self) -> Told:
+        """What came since the last time."""
+        told, self.told = self.told, Told()
+        return told
 
     def _take(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
         body, told = json.loads(message.payload), self.told

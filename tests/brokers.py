@@ -47,6 +47,15 @@ class Mosquitto:
             await self.process.wait()
 
 
+def rights(folder: Path, *rules: str) -> str:
+    """Settings of a broker where nobody has other rights than these."""
+    file = folder / "acl"
+    file.write_text("".join(f"topic {rule}\n" for rule in rules))
+    file.chmod(0o644)
+    folder.chmod(0o755)
+    return f"allow_anonymous true\nacl_file {file}\nuser root\n"
+
+
 @asynccontextmanager
 async def mosquitto(
     folder: Path, extra: str = "allow_anonymous true\n", port: int | None = None

@@ -137,9 +137,7 @@ async def test_without_broker_or_right_it_says_so(tmp_path: Path) -> None:
     found = Archive(tmp_path / "state", 0, EVER)
     with pytest.raises(PublishError, match="no MQTT v5 broker"):
         await archive.send(settings(free_port()), found, rate=1000)
-    rights = tmp_path / "acl"
-    rights.write_text("topic read gwstream/#\n")
-    async with brokers.mosquitto(tmp_path, f"allow_anonymous true\nacl_file {rights}\nuser root\n") as broker:
+    async with brokers.mosquitto(tmp_path, brokers.rights(tmp_path, "read gwstream/#")) as broker:
         with pytest.raises(PublishError, match="right to write"):
             await archive.send(settings(broker.port), found, rate=1000)
     with pytest.raises(ConfigError, match="no such file"):

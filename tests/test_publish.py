@@ -455,13 +455,9 @@ async def test_users_and_passwords(tmp_path: Path) -> None:
 async def test_what_the_broker_refuses_to_take_is_counted_as_lost(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rights = tmp_path / "acl"
-    rights.write_text("topic readwrite gwstream/gwstream/status\n")
-    rights.chmod(0o644)
-    tmp_path.chmod(0o755)
     notes = Notes()
-    extra = f"allow_anonymous true\nacl_file {rights}\nuser root\n"
-    async with brokers.mosquitto(tmp_path, extra) as broker:
+    rights = brokers.rights(tmp_path, "readwrite gwstream/gwstream/status")
+    async with brokers.mosquitto(tmp_path, rights) as broker:
         publisher = Publisher(settings(broker.port), tally=notes.tally, observers=[notes])
         async with running(publisher):
             for number in range(3):
@@ -475,13 +471,9 @@ async def test_what_the_broker_refuses_to_take_is_counted_as_lost(
 
 
 async def test_of_several_on_the_wire_the_one_that_is_refused_is_the_one_that_is_lost(tmp_path: Path) -> None:
-    rights = tmp_path / "acl"
-    rights.write_text("topic readwrite gwstream/gwstream/status\ntopic readwrite gwstream/L1/#\n")
-    rights.chmod(0o644)
-    tmp_path.chmod(0o755)
     notes = Notes()
-    extra = f"allow_anonymous true\nacl_file {rights}\nuser root\n"
-    async with brokers.mosquitto(tmp_path, extra) as broker:
+    rights = brokers.rights(tmp_path, "readwrite gwstream/gwstream/status", "readwrite gwstream/L1/#")
+    async with brokers.mosquitto(tmp_path, rights) as broker:
         publisher = Publisher(settings(broker.port), tally=notes.tally, observers=[notes])
         for number in range(30):
             await publisher.put(outgoing(number, "L1" if number % 3 else "H1"))

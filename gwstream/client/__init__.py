@@ -24,7 +24,7 @@ import aiomqtt
 from paho.mqtt.reasoncodes import ReasonCode
 
 from gwstream.client.asking import ask
-from gwstream.client.connection import Broker, broker_at, connect
+from gwstream.client.connection import NOBODY, Broker, broker_at, connect
 from gwstream.client.fetch import Daemon, Draws, draws
 from gwstream.client.messages import Answer, Event, Interval, Message, NetworkEvent, NotOurs, Posterior, Status, parse
 from gwstream.client.track import Gap, Track
@@ -155,16 +155,16 @@ async def _stream(broker: Broker | str, kinds: tuple[type[M], ...], filters: Fil
             async with connect(where, name, clean=not (once or where.identifier)) as client:
                 await _subscribe(client, where, kinds, filters)
                 once, pause = True, FIRST_PAUSE
-                log.info("subscribed at %s:%d", where.host, where.port)
+                log.info("subscribed at %s", where.address)
                 on_link("")
                 async for raw in client.messages:
                     message = _new(raw, track, filters.get("on_gap", _warn))
                     if message is not None and type(message) in kinds and _wanted(message, filters):
                         yield cast(M, message)
         except aiomqtt.MqttError as problem:
-            text = f"{where.host}:{where.port}: {problem}"
+            text = f"{where.address}: {problem}"
             if not once:
-                raise SubscribeError(f"cannot subscribe at {text}; start a broker there, or name another") from problem
+                raise SubscribeError(f"cannot subscribe at {text}; {NOBODY}") from problem
             log.warning("%s; connecting again", text)
             on_link(str(problem))
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # subscribers must not all come back at once
@@ -182,7 +182,7 @@ async def _subscribe(client: aiomqtt.Client, broker: Broker, kinds: tuple[type[A
     codes = await client.subscribe([(topic, 1) for topic in topics])
     for topic, code in zip(topics, codes, strict=True):
         if isinstance(code, ReasonCode) and code.is_failure:
-            raise SubscribeError(f"the broker at {broker.host}:{broker.port} does not let us read {topic}: {code}")
+            raise SubscribeError(f"the broker at {broker.address} does not let us read {topic}: {code}")
 
 
 def _new(raw: aiomqtt.Message, track: Track, on_gap: Callable[[Gap], None]) -> Message | Status | None:

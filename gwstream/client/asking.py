@@ -14,7 +14,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from gwstream.client.connection import Broker, broker_at, connect
+from gwstream.client.connection import NOBODY, Broker, broker_at, connect
 from gwstream.client.messages import Answer, NotOurs, parse
 from gwstream.errors import AskError, SubscribeError
 
@@ -52,8 +52,7 @@ async def ask(
         about = f"is a daemon there, with publish.triggers enabled, and may you write {where.prefix}/trigger?"
         replies.late(f"no answer within {timeout:g} s: {about}")
     except aiomqtt.MqttError as problem:
-        where_ = f"{where.host}:{where.port}"
-        raise SubscribeError(f"cannot ask at {where_}: {problem}; start a broker there, or name another") from problem
+        raise SubscribeError(f"cannot ask at {where.address}: {problem}; {NOBODY}") from problem
     return replies.result()
 
 
@@ -62,7 +61,7 @@ async def _send(client: aiomqtt.Client, where: Broker, name: str, trigger: bytes
     topic = f"{where.prefix}/reply/{name}"
     (code,) = await client.subscribe(topic, qos=1)
     if isinstance(code, ReasonCode) and code.is_failure:
-        raise SubscribeError(f"the broker at {where.host}:{where.port} does not let us read {topic}: {code}")
+        raise SubscribeError(f"the broker at {where.address} does not let us read {topic}: {code}")
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     properties.ResponseTopic = topic
     properties.ContentType = "application/json"

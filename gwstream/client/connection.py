@@ -16,6 +16,7 @@ from paho.mqtt.properties import Properties
 
 from gwstream.errors import ConfigError
 
+NOBODY = "start a broker there, or name another"
 WAITING = 10_000  # messages kept for a reader that is slow; more are lost, and noticed
 
 
@@ -35,6 +36,11 @@ class Broker:
     tls: ssl.SSLContext | None = None
     identifier: str = ""
     keep: int = 3600
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT."""
+        return f"{self.host}:{self.port}"
 
 
 def host_and_port(text: str) -> tuple[str, int | None]:

@@ -80,10 +80,16 @@ def event_state(event: Mapping[str, object] | None) -> str:
     return str(event.get("state", "")) if event else ""
 
 
+def replaced_by(event: Mapping[str, object] | None) -> list[str]:
+    """Ids of the events that an ``event`` part says it replaces."""
+    names = event["supersedes"] if event else ()
+    assert isinstance(names, list | tuple)
+    return list(names)
+
+
 def follow(standing: dict[str, tuple[str, ...]], name: str, event: Mapping[str, object]) -> None:
     """Change what stands by the ``event`` part of the network event ``name``."""
-    names = event["supersedes"]
-    assert isinstance(names, list | tuple)
+    names = replaced_by(event)
     for gone in (name, *names):
         standing.pop(gone, None)
     if event_state(event) == "standing":
@@ -110,7 +116,7 @@ class Standing:
         if summary.kind != "network" or event_state(summary.event) != "standing":
             return outgoing
         assert summary.event is not None
-        named = list(summary.event["supersedes"])  # type: ignore[call-overload]
+        named = replaced_by(summary.event)
         orphans = [
             name
             for name, theirs in self._found.items()
@@ -162,9 +168,7 @@ class Known:
 
     def _replaces(self, summary: Summary, told: int) -> bool:
         """Whether one of the events that ``summary`` replaces was told later than ``told``."""
-        names = summary.event["supersedes"] if summary.event else ()
-        assert isinstance(names, list | tuple)
-        keys = [(kind, name) for kind in ("event", "network") for name in names]
+        keys = [(kind, name) for kind in ("event", "network") for name in replaced_by(summary.event)]
         return any(self._found[key][2] > told for key in keys if key in self._found)
 
 

@@ -61,7 +61,7 @@ async def _live(broker: Broker, filters: Filters, events_only: bool) -> int:
     from gwstream.terminal import view
     from gwstream.terminal.keys import keys
 
-    known = Known(where=f"{broker.host}:{broker.port}", events_only=events_only)
+    known = Known(where=broker.address, events_only=events_only)
     due, loop = asyncio.Event(), asyncio.get_running_loop()
     timer: asyncio.TimerHandle | None = None
 
