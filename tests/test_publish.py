@@ -502,6 +502,31 @@ async def test_a_message_the_broker_cannot_stand_does_not_block_the_others(
     assert not notes.delivered_
 
 
+@pytest.mark.parametrize("after", [1, 2])  # acknowledgements: of the status, of the posterior
+async def test_told_to_stop_in_the_moment_of_an_acknowledgement_it_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    seen: list[int] = []
+    noted = connection.Client._on_publish
+
+    def stopping(client: connection.Client, *about: Any) -> None:
+        noted(client, *about)
+        seen.append(about[2])
+        if len(seen) == after:
+            task.cancel()
+
+    monkeypatch.setattr(connection.Client, "_on_publish", stopping)
+    async with brokers.mosquitto(tmp_path) as broker, Subscriber(broker.port) as subscriber:
+        publisher = Publisher(settings(broker.port))
+        await publisher.put(outgoing())
+        task = asyncio.create_task(publisher.run())
+        done, _ = await asyncio.wait([task], timeout=10)
+        await until(lambda: len(subscriber.of("status")) == 2)
+    assert done
+    assert task.cancelled()
+    assert [json.loads(one.payload)["state"] for one in subscriber.of("status")] == ["online", "offline"]
+
+
 class Mute:
     """Between publisher and broker: while ``mute``, it hands on that we are taken in and that our status has come, and
     no other answer of the broker."""

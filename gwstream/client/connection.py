@@ -14,6 +14,7 @@ from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from gwstream import mqtt
 from gwstream.errors import ConfigError
 
 NOBODY = "start a broker there, or name another"
@@ -64,7 +65,7 @@ def broker_at(broker: Broker | str) -> Broker:
     return Broker(host=host) if port is None else Broker(host=host, port=port)
 
 
-class Client(aiomqtt.Client):
+class Client(mqtt.Client):
     """Left for good, it has the broker ``forget`` it, or not; a lost connection is not for good."""
 
     def __init__(self, *args: Any, forget: bool, **options: Any) -> None:

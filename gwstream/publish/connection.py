@@ -20,6 +20,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from gwstream import mqtt
 from gwstream.config import PublishConfig
 from gwstream.errors import ConfigError, PublishError
 from gwstream.publish import message
@@ -28,13 +29,12 @@ from gwstream.secrets import secret, tls
 
 _REFUSED_USER = {134, 135}  # bad user name or password, not authorized
 CONTENT = "application/json"
-_LATE = "Operation timed out"  # as aiomqtt says it
 IN_HAND = 64  # messages for us that are looked at one after the other
 LARGEST_PACKET = 16384  # bytes of one: eight times what a trigger may have
 REFUSED = "the broker refuses it ({}): has the user the right to write?"
 
 
-class Client(aiomqtt.Client):
+class Client(mqtt.Client):
     """An MQTT v5 client that keeps what the broker refused although it acknowledged it: quota, rights."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -189,7 +189,7 @@ def fault(problem: BaseException) -> str:
 
 def late(problem: BaseException) -> bool:
     """Whether the broker has only not answered in time; else it ended the connection, or something between did."""
-    return isinstance(problem, TimeoutError) or str(problem) == _LATE
+    return isinstance(problem, TimeoutError) or str(problem) == mqtt.LATE
 
 
 def credentials(config: PublishConfig) -> Credentials:
