@@ -33,7 +33,7 @@ from gwstream.summary import canonical
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 LIMIT = 120.0  # s for anything
-STATE_MB = 96  # more than the archives below and a write-ahead log
+STATE_MB = 128  # more than the archives below, a write-ahead log, and compiled networks
 LINE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
 LABEL = re.compile(r'(\w+)="([^"]*)"')
 

@@ -209,7 +209,7 @@ def state_directory(config: Config) -> Path | None:
 def inference_config(config: Config) -> InferenceConfig:
     """The settings of inference, with a place for compiled engines: beside the rest of the state, where that is named.
 
-    Engines are kept even where no state is: they are no daemon's, and take minutes.
+    Engines are kept even where no state is: they are no daemon's, and take seconds or minutes.
     """
     chosen = config.service.state
     if config.inference.cache is not None or chosen in ("", "auto"):

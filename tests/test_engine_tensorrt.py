@@ -25,7 +25,7 @@ from gwstream import state
 from gwstream.cli import main
 from gwstream.config import InferenceConfig
 from gwstream.errors import ConfigError, EngineError
-from gwstream.inference import engine_tensorrt, engines, tensorrt
+from gwstream.inference import engine_tensorrt, engines, plans, tensorrt
 from gwstream.inference.engine_tensorrt import TensorRtEngine
 from gwstream.inference.networks.layers import Residual
 from gwstream.inference.parity import TOLERANCE, Golden, Guarded, Serving
@@ -152,7 +152,7 @@ def test_a_plan_for_another_card_version_precision_or_network_is_compiled_anew(
         case "latents":
             latents = 61
         case "code":
-            monkeypatch.setattr(tensorrt, "_code", lambda: "other")
+            monkeypatch.setattr(plans, "_code", lambda _: "other")
     given = (*inputs(net)[:2], *net.noise(np.random.default_rng(0), latents))
     TensorRtEngine(net, lambda _: given, config)
     assert fake.compiled == [1, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import os
 import subprocess
@@ -18,15 +19,17 @@ from torch import Tensor
 from trained import noise, shipped, signal, window
 
 from gwstream.cli import main
-from gwstream.config import InferenceConfig
+from gwstream.config import InferenceConfig, default_model
 from gwstream.errors import ConfigError, EngineError
-from gwstream.inference import Inference, engines
+from gwstream.inference import Inference, engine_openvino, engines, plans
+from gwstream.inference.checkpoint import load_model
 from gwstream.inference.engine_openvino import OpenVinoEngine
 from gwstream.inference.engine_torch import TorchEngine
 from gwstream.inference.engines import Example
 from gwstream.inference.networks import Network, build
 from gwstream.inference.networks.base import Inputs
 from gwstream.inference.parity import TOLERANCE, Golden
+from gwstream.inference.plans import Plan, Plans
 from gwstream.records import Batch
 
 LATENTS = 60
@@ -163,6 +166,78 @@ def test_openvino_gives_what_torch_gives_and_the_same_bytes_each_time(kind: str)
     assert Golden.of(net, Inputs(*given[:2]), LATENTS).distance(net, engine) < 0.1 * TOLERANCE["fp32"]
 
 
+@pytest.fixture
+def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of how many windows each network was that OpenVINO compiled."""
+    made: list[int] = []
+    whole = engine_openvino._made
+
+    def counted(net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> Plan:
+        made.append(len(example[0]))
+        return whole(net, example, config)
+
+    monkeypatch.setattr(engine_openvino, "_made", counted)
+    return made
+
+
+def test_what_openvino_compiled_is_kept_and_gives_the_same_bytes_at_the_next_start(
+    exports: list[int], tmp_path: Path
+) -> None:
+    net, config = untrained("cvae"), InferenceConfig(cache=tmp_path)
+    given = {size: inputs(net, size) for size in (1, 4)}
+    both = [OpenVinoEngine(net, lambda size: given[size], config) for _ in range(2)]
+    for size in given:
+        first, second = (engine.run(*given[size]) for engine in both)
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert exports == [1, 4]
+
+
+@pytest.mark.parametrize("part", ["threads", "weights", "latents", "openvino", "cpu", "able"])
+def test_what_was_compiled_for_anything_else_is_compiled_anew(
+    exports: list[int], tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, config = untrained("gaussian"), InferenceConfig(cache=tmp_path)
+    OpenVinoEngine(net, partial(inputs, net), config)
+    given, key = inputs(net), engine_openvino._key
+    if part == "threads":
+        config = InferenceConfig(cache=tmp_path, threads=2)
+    elif part == "weights":
+        net = copy.deepcopy(net)
+        next(net.parameters()).mul_(1.5)
+    elif part == "latents":
+        net = untrained("cvae")
+        OpenVinoEngine(net, partial(inputs, net), config)
+        given = (*given[:2], *net.noise(np.random.default_rng(0), LATENTS + 1))
+        exports.pop()
+    else:
+        assert key(net, given, config)[part]
+        monkeypatch.setattr(engine_openvino, "_key", lambda *about: {**key(*about), part: "other"})
+    OpenVinoEngine(net, lambda _: given, config)
+    assert exports == [1, 1]
+
+
+def test_what_openvino_does_not_take_is_compiled_again(
+    exports: list[int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    net, config = untrained("gaussian"), InferenceConfig(cache=tmp_path)
+    given = inputs(net)
+    names = tuple(engine_openvino._names(len(given)))
+    Plans(tmp_path).save(engine_openvino._key(net, given, config), Plan(b"no graph" * 100, names, ()))
+    engine = OpenVinoEngine(net, lambda _: given, config)
+    torch.testing.assert_close(engine.run(*given)[0], net(*given)[0], atol=1e-5, rtol=1e-4)
+    assert "compiling again" in caplog.text
+    OpenVinoEngine(net, lambda _: given, config)
+    assert exports == [1]
+
+
+def test_a_model_that_is_loaded_anew_is_the_same_to_what_was_compiled() -> None:
+    """An autoencoder's second encoder only trains: it is not in the file, and is drawn anew at each load."""
+    one, other = (load_model(default_model()).net for _ in range(2))
+    assert one.training_only
+    given = inputs(untrained("cvae"))
+    assert plans.key(one, given, "fp32", Path(__file__)) == plans.key(other, given, "fp32", Path(__file__))
+
+
 def test_openvino_runs_in_as_many_threads_as_are_set() -> None:
     net = untrained("cvae")
     for threads in (1, 2):
@@ -172,7 +247,7 @@ def test_openvino_runs_in_as_many_threads_as_are_set() -> None:
         assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == "f32"
 
 
-def test_openvinos_errors_are_ours() -> None:
+def test_openvinos_errors_are_ours(tmp_path: Path) -> None:
     net = untrained("gaussian")
     engine = OpenVinoEngine(net, partial(inputs, net), InferenceConfig())
     with pytest.raises(EngineError, match="OpenVINO failed: "):
@@ -180,7 +255,7 @@ def test_openvinos_errors_are_ours() -> None:
     net.forward = lambda y, windows: (torch.linalg.eigvals(y.T @ y),)  # type: ignore[method-assign]
     try:
         with pytest.raises(EngineError, match=r"OpenVINO cannot run this network: [^\n]+$"):
-            OpenVinoEngine(net, partial(inputs, net), InferenceConfig())
+            OpenVinoEngine(net, partial(inputs, net), InferenceConfig(cache=tmp_path))
     finally:
         del net.forward
 
@@ -220,7 +295,7 @@ def test_openvino_leaves_no_identifier_and_reports_to_nobody(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_exported_for_an_engine_does_not_pile_up() -> None:
+def test_what_is_exported_for_an_engine_does_not_pile_up(tmp_path: Path) -> None:
     """Graphs refer to themselves: with every reload of a model there would be more of them until a collection."""
     net = untrained("cvae")
 
@@ -231,8 +306,8 @@ def test_what_is_exported_for_an_engine_does_not_pile_up() -> None:
     gc.disable()
     try:
         counts = []
-        for _ in range(3):
-            engine = OpenVinoEngine(net, partial(inputs, net), InferenceConfig())
+        for k in range(3):
+            engine = OpenVinoEngine(net, partial(inputs, net), InferenceConfig(cache=tmp_path / str(k)))
             counts.append(graphs())
             del engine
         assert counts[2] == counts[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -148,3 +149,24 @@ def test_those_that_were_used_last_stay(kept: Plans, monkeypatch: pytest.MonkeyP
         newest = max(kept.directory.iterdir(), key=lambda path: path.stat().st_mtime)
         os.utime(newest, (1e9 + age, 1e9 + age))
     assert [kept.load(key) is not None for key in (KEY, *keys)] == [True, False, False, True, True]
+
+
+def test_what_was_not_written_to_its_end_does_not_stay(kept: Plans) -> None:
+    (kept.directory / ".cvae-fp32-8-0123.plan.tmp").touch()
+    kept.save({**KEY, "weights": "def"}, PLAN)
+    assert {path.name[-5:] for path in kept.directory.iterdir()} == {".plan"}
+
+
+def test_of_two_that_save_at_once_one_does(kept: Plans, caplog: pytest.LogCaptureFixture) -> None:
+    other = {**KEY, "weights": "def"}
+    handle = os.open(kept.directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        kept.save(other, PLAN)
+        assert kept.load(other) is None
+        assert kept.load(KEY) == PLAN
+    finally:
+        os.close(handle)
+    kept.save(other, PLAN)
+    assert kept.load(other) == PLAN
+    assert not caplog.text

@@ -1,15 +1,16 @@
 """Compiled networks on disk, one file each, read only where nobody else can have put them.
 
-TensorRT trusts a plan as it would a program: who writes one that is loaded has the process that loads it. So plans lie
-in a directory of mode 0700 that belongs to who runs this, and so does each file; where that is not so nothing is read
-or written, and the network is compiled anew. The directory is opened once and looked at as it was opened, so that no
-other can take its place in between. A plan that was made for anything else than is asked for is not loaded: its key
-names the versions, the graphics processor, the precision, the shapes, and digests of weights and code. A file that was
-cut or damaged does not pass its own digest (`gwstream.snapshot`, which holds no pickle).
+A compiler trusts a plan as it would a program: who writes one that is loaded has the process that loads it. So plans
+lie in a directory of mode 0700 that belongs to who runs this, and so does each file; where that is not so nothing is
+read or written, and the network is compiled anew. The directory is opened once and looked at as it was opened, so that
+no other can take its place in between. A plan that was made for anything else than is asked for is not loaded: its key
+names the versions, the processor, the precision, the shapes, and digests of weights and code. A file that was cut or
+damaged does not pass its own digest (`gwstream.snapshot`, which holds no pickle).
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -18,28 +19,65 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from gwstream import snapshot
+from gwstream.inference import networks
+from gwstream.inference.networks import Network
 
 log = logging.getLogger("inference")
 
 KEPT = 32  # plans of some 10 MB; those that were used last
 ENDING = ".plan"
+UNFINISHED = f"{ENDING}.tmp"
 
 Key = Mapping[str, str]
-"""All that a plan depends on."""
+"""All that a plan depends on; of `key`, and what its compiler adds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What TensorRT made of a network: its bytes, and the names of inputs and outputs in their order."""
+    """What a compiler made of a network: its bytes, and the names of inputs and outputs in their order."""
 
     body: bytes
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+
+
+def key(net: Network, example: tuple[Tensor, ...], precision: str, compiler: Path) -> dict[str, str]:
+    """What any plan of this network for inputs like ``example`` depends on; ``compiler``: the file of code it is by."""
+    return {
+        "network": type(net).__name__.lower(),
+        "precision": precision,
+        "windows": str(len(example[0])),
+        "shapes": " ".join("x".join(map(str, part.shape)) for part in example),
+        "weights": _weights(net),
+        "code": _code(compiler),
+        "torch": str(torch.__version__),
+    }
+
+
+def _weights(net: Network) -> str:
+    """Digest of all weights that serve, with their names, types and shapes; the others are drawn anew at each load."""
+    digest = hashlib.sha256(repr(net).encode())
+    for name, value in sorted(net.state_dict().items()):
+        if name.startswith(net.training_only):
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@cache
+def _code(compiler: Path) -> str:
+    """Digest of what says how a network is calculated."""
+    files = [compiler, *Path(networks.__file__).parent.glob("*.py")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
 
 
 class Plans:
@@ -74,9 +112,10 @@ class Plans:
         }
         try:
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._opened() as place:
-                snapshot.save(place / _name(key), tree)
-                _prune(place)
+            with self._opened() as place, _alone(place) as alone:
+                if alone:
+                    _prune(place)
+                    snapshot.save(place / _name(key), tree)
         except OSError as problem:
             log.warning("the compiled network is not kept in %s: %s", self.directory, _said(problem))
 
@@ -89,6 +128,21 @@ class Plans:
             yield Path(f"/proc/self/fd/{handle}")
         finally:
             os.close(handle)
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[bool]:
+    """Whether nobody else is saving here: of several that start at once the others compile once more, at the next."""
+    handle = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except BlockingIOError:
+            alone = False
+        yield alone
+    finally:
+        os.close(handle)
 
 
 def _name(key: Key) -> str:
@@ -118,11 +172,13 @@ def _read(path: Path, key: Key) -> Plan:
 
 
 def _prune(place: Path) -> None:
-    """Remove all but the last `KEPT`, by the time of their use."""
+    """Make room for one more: of the plans those used last stay, and of what was not written to its end nothing."""
     files = [path for path in place.iterdir() if path.name.endswith(ENDING)]
-    for path in sorted(files, key=lambda one: one.stat().st_mtime, reverse=True)[KEPT:]:
-        with suppress(OSError):
-            path.unlink()
+    kept = sorted(files, key=lambda one: one.stat().st_mtime, reverse=True)[: KEPT - 1]
+    for path in place.iterdir():
+        if path.name.endswith((ENDING, UNFINISHED)) and path not in kept:
+            with suppress(OSError):
+                path.unlink()
 
 
 def _said(problem: Exception) -> str:

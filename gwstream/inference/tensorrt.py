@@ -9,7 +9,6 @@ the features to what densities are made of, in fp32. TF32, which cuts fp32's man
 from __future__ import annotations
 
 import copy
-import hashlib
 import logging
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gwstream.errors import EngineError
-from gwstream.inference import networks
+from gwstream.inference import plans
 from gwstream.inference.networks import Network
 from gwstream.inference.networks.layers import Residual
 from gwstream.inference.plans import Plan
@@ -118,17 +117,11 @@ def key(net: Network, example: tuple[Tensor, ...], precision: str) -> dict[str, 
     tensorrt = module()
     major, minor = torch.cuda.get_device_capability()
     return {
-        "network": type(net).__name__.lower(),
-        "precision": precision,
-        "windows": str(len(example[0])),
-        "shapes": " ".join("x".join(map(str, part.shape)) for part in example),
-        "weights": _digest(net),
-        "code": _code(),
+        **plans.key(net, example, precision, Path(__file__)),
         "gpu": torch.cuda.get_device_name(),
         "sm": f"{major}.{minor}",
         "tensorrt": str(tensorrt.tensorrt_package_name) + " " + _version(),
         "torch-tensorrt": str(tensorrt.__version__),
-        "torch": str(torch.__version__),
         "cuda": str(torch.version.cuda),
     }
 
@@ -171,19 +164,3 @@ def _version() -> str:
     import tensorrt
 
     return str(tensorrt.__version__)
-
-
-def _digest(net: Network) -> str:
-    """Of all weights, with their names, types and shapes."""
-    digest = hashlib.sha256(repr(net).encode())
-    for name, value in sorted(net.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-@cache
-def _code() -> str:
-    """Digest of what says how a network is calculated."""
-    files = [Path(__file__), *Path(networks.__file__).parent.glob("*.py")]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()
