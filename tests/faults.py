@@ -6,6 +6,7 @@ and then every second, window, posterior and message must be accounted for: what
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -153,6 +154,23 @@ def witness(port: int, name: str = "") -> Iterator[Witness]:
     finally:
         client.disconnect()
         client.loop_stop()
+
+
+def the_same(got: Sequence[Received]) -> dict[tuple[str, str], bytes]:
+    """What was told, by kind and id: its bytes have the digest that it came with, and are those of each repeat.
+
+    A sequence number is one message's.
+    """
+    parts: dict[tuple[str, str], bytes] = {}
+    used: dict[tuple[str, int], tuple[str, str]] = {}
+    for one in got:
+        _, level, kind = one.topic.split("/")
+        if kind != "status":
+            part, number = one.part, one.body["delivery"]["sequence"]
+            assert hashlib.sha256(part).hexdigest() == one.body["sha256"], one.id
+            assert parts.setdefault(one.id, part) == part, one.id
+            assert used.setdefault((level, number), one.id) == one.id, f"{level} {number}"
+    return parts
 
 
 @dataclass
@@ -369,18 +387,13 @@ class World:
         Every sequence number is there, and is one message's.
         """
         self.until(lambda: not self._missing(), f"messages: {self._missing()}")
-        seen: dict[tuple[str, object], object] = {}
-        for one in list(self.got):
+        got = list(self.got)
+        for one in got:
             VALIDATOR.validate(one.body)
-            _, level, kind = one.topic.split("/")
-            if kind == "status":
-                continue
-            name = (kind, one.body["sha256"])
-            assert seen.setdefault((level, one.body["delivery"]["sequence"]), name) == name
+        for kind, name in the_same(got):
             if kind == "posterior":
-                part = one.body["posterior"]
-                assert seen.setdefault((kind, part["id"]), one.body["sha256"]) == one.body["sha256"]
-                assert int(part["id"].split("-")[1]) in self.oracles[part["detector"]].windows, part["id"]
+                detector, start = name.split("-")[:2]
+                assert int(start) in self.oracles[detector].windows, name
 
     def complete(self) -> None:
         """Over all its lives: a posterior of each window that passes the gate, and of no other."""

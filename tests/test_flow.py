@@ -68,6 +68,22 @@ class Received:
     def __post_init__(self) -> None:
         self.body = json.loads(self.payload)
 
+    @property
+    def part(self) -> bytes:
+        """What was made of the strain, as it came: the last part of a posterior, event or network event."""
+        name = next(name for name in ("posterior", "network") if name in self.body)
+        part = self.payload[self.payload.index(f',"{name}":{{'.encode()) + len(name) + 4 : -1]
+        assert json.loads(part) == self.body[name]
+        return part
+
+    @property
+    def id(self) -> tuple[str, str]:
+        """Of a posterior, event or network event, with its kind: what has it has the same `part`."""
+        _, level, kind = self.topic.split("/")
+        if kind == "posterior":
+            return kind, self.body["posterior"]["id"]
+        return "network" if level == "network" else kind, self.body["event"]["id"]
+
 
 @contextmanager
 def subscriber(port: int) -> Iterator[list[Received]]:
