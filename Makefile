@@ -57,7 +57,7 @@ test-slow: $(VENV)/.test ## the tests that take minutes
 coverage: $(VENV)/.test ## lines and branches of the package that the tests run (twice as long as make test)
 	@mkdir -p build/coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not slow and not peers and not install and not tensorrt" --timeout=900
+	$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not peers and not install and not tensorrt" --timeout=900
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

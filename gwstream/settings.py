@@ -47,7 +47,7 @@ def _config(source: dict[str, Any], *, model: Path | None, gate_snr: float, brok
         "inference": {"model": (model or default_model()).resolve(), "gate_snr": gate_snr},
         "metrics": {"enabled": False},
         "calibration": {"interval": 0},
-        "service": {"state": ""},  # it leaves nothing behind
+        "service": {"state": ""},  # it leaves nothing behind but what it compiled
     }
     if broker is None:
         table["service"]["log_level"] = "warning"  # what is printed is for programs to read

@@ -28,8 +28,8 @@ def free_port() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What differs between one trial daemon and the next; ``state``: directory that outlives it; none: it
-    leaves nothing behind. ``more`` is added to the TOML as it stands."""
+    """What differs between one trial daemon and the next; ``state``: directory that outlives it; none: it leaves
+    nothing behind but what it compiled. ``more`` is added to the TOML as it stands."""
 
     directories: Mapping[str, Path]
     model: Path
