@@ -40,8 +40,9 @@ import soak_strain
 import soak_world
 from soak_plan import DETECTORS, PAUSE, RATE, Episode, Fault
 
+from gwstream.clock import gps_now_ns
 from gwstream.demo import child
-from gwstream.records import Floats
+from gwstream.records import NANO, Floats
 from gwstream.source.writer import frame_bytes, frame_name, put
 
 LEAD = 6  # s of data that the writer may be ahead of what was read
@@ -146,6 +147,8 @@ class Soak:
                 await self._restart(fault)
                 continue
             self._ends.append((second + fault.length, fault))
+            if fault.kind in soak_plan.FORGETFUL:
+                self._witness.told.forgot.append(gps_now_ns() / NANO)
             if fault.kind == soak_plan.DISK:
                 await asyncio.to_thread(self._disk.fill)
             else:

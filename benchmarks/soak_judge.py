@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import soak_strain
-from soak_plan import DETECTORS, FORGETFUL, PAUSE, Episode
+from soak_plan import DETECTORS, PAUSE, Episode
 from soak_world import Told
 
 from gwstream.publish import store
@@ -18,6 +20,7 @@ from gwstream.publish.rows import ACKNOWLEDGED, WAITING, Row
 from gwstream.records import NANO
 
 SETTLE = 10.0  # s for the store to hear of the last acknowledgement
+MOMENT = 2.0  # s before a broker's end in which it may have taken what it then forgets
 EXCUSED = frozenset({"repeated", "not_durable", "late_coincidence", "archive_size", "samples_size"})
 """Reasons that are no loss: the last two are of messages that were delivered long ago."""
 Expected = tuple[Mapping[str, str], Mapping[str, str]]
@@ -57,8 +60,8 @@ class Judge:
             standing, network = standing | _standing(earlier), {**network, **stood}
         self._before = episode, expected[1]
         received = {name for kind, name in told.digests if kind == "posterior"}
-        silent = [name for name, row in archive.items() if row.state == ACKNOWLEDGED and name not in received]
-        forgetful = any(fault.kind in FORGETFUL for fault in episode.faults)
+        silent = {name: row for name, row in archive.items() if row.state == ACKNOWLEDGED and name not in received}
+        forgotten = {name for name, row in silent.items() if _forgotten(row, told)}
         wrong = {
             "never acknowledged": [
                 name for name in posteriors if name not in archive or archive[name].state != ACKNOWLEDGED
@@ -68,7 +71,7 @@ class Judge:
                 name for name, row in archive.items() if row.outgoing.summary.sha256 != posteriors.get(name)
             ],
             "received with other bytes": _differ(told, posteriors),
-            "acknowledged, but not received": [] if forgetful else silent,
+            "acknowledged, but not received": [*({*silent} - forgotten)],
             "network events that differ": [
                 name for name in {*standing, *network} if standing.get(name) != network.get(name)
             ],
@@ -93,7 +96,7 @@ class Judge:
             "messages": len(rows),
             "received": sum(told.count.values()),
             "repeated": sum(number - 1 for number in told.count.values()),
-            "forgotten": len(silent) if forgetful else 0,
+            "forgotten": len(forgotten),
             "wrong": {name: sorted(found) for name, found in wrong.items()},
         }
 
@@ -116,6 +119,14 @@ class Judge:
             missing += [f"{level} {one}" for one in range(first, last) if one not in numbers]
             self._sequences[level] = max(last, first - 1)
         return missing
+
+
+def _forgotten(row: Row, told: Told) -> bool:
+    """Whether it was sent just before a forgetful broker's end, or after its return before the subscriber was there."""
+    sent: float = json.loads(row.delivery or "{}").get("sent_gps", 0.0)
+    return any(
+        end - MOMENT <= sent <= min((one for one in told.heard if one > end), default=math.inf) for end in told.forgot
+    )
 
 
 def _standing(rows: Sequence[Row]) -> dict[str, str]:

@@ -111,11 +111,17 @@ class Broker:
 
 @dataclass
 class Told:
-    """What reached the subscriber: digests by kind and id, how often, and sequence numbers by topic's level."""
+    """What reached the subscriber: digests by kind and id, how often, and sequence numbers by topic's level.
+
+    ``heard``: GPS s at which a broker granted its subscriptions; ``forgot``: at which one ended that may have lost what
+    it had acknowledged.
+    """
 
     digests: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     count: Counter[tuple[str, str]] = field(default_factory=Counter)
     sequences: dict[str, dict[int, set[str]]] = field(default_factory=dict)
+    heard: list[float] = field(default_factory=list)
+    forgot: list[float] = field(default_factory=list)
     wrong: int = 0
     """Messages whose own digest does not hold."""
 
@@ -129,6 +135,7 @@ class Subscriber:
         self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="witness", protocol=paho.MQTTv5)
         self._client.reconnect_delay_set(1, 1)
         self._client.on_connect = self._up
+        self._client.on_subscribe = self._granted
         self._client.on_disconnect = self._down
         self._client.on_message = self._take
 
@@ -143,8 +150,9 @@ class Subscriber:
         self._client.loop_stop()
 
     def _up(self, client: paho.Client, *_: Any) -> None:
-        client.subscribe("gwstream/+/posterior", qos=1)
-        client.subscribe("gwstream/+/event", qos=1)
+        client.subscribe([("gwstream/+/posterior", 1), ("gwstream/+/event", 1)])
+
+    def _granted(self, *_: Any) -> None:
         self.connected = True
 
     def _down(self, *_: Any) -> None:
@@ -161,6 +169,10 @@ class Witness(Subscriber):
     def __init__(self, port: int) -> None:
         super().__init__(port)
         self.told = Told()
+
+    def _granted(self, *about: Any) -> None:
+        super()._granted(*about)
+        self.told.heard.append(gps_now_ns() / NANO)
 
     def fresh(self) -> Told:
         """What came since the last time."""

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -145,9 +145,9 @@ def folders(root: Path) -> dict[str, Path]:
     return {name: root / name for name in DETECTORS}
 
 
-def play(root: Path, pause: float, seconds_of: slice = slice(None)) -> None:
-    """Write the recording as frames, both detectors a second at a time."""
-    scores = {name: list(split(recording.read(name)))[seconds_of] for name in DETECTORS}
+def play(root: Path, pause: float, seconds_of: slice = slice(None), names: Sequence[str] = DETECTORS) -> None:
+    """Write the recording as frames, the detectors a second at a time."""
+    scores = {name: list(split(recording.read(name)))[seconds_of] for name in names}
     for seconds in zip(*scores.values(), strict=True):
         for name, (gps, samples) in zip(scores, seconds, strict=True):
             write_frame(folders(root)[name], name, gps, samples, 4096)

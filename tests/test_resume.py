@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import threading
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +65,8 @@ class Lives:
         for path in folders(root).values():
             path.mkdir(parents=True)
 
-    def live(self, seconds: slice, *, kill: bool) -> str:
-        """A daemon that reads these seconds of the recording; returns its log."""
+    def live(self, seconds: slice, *, kill: bool, names: Sequence[str] = DETECTORS, said: str = "") -> str:
+        """A daemon that reads these seconds of the recording, and says so much; returns its log."""
         online = sum(one.body.get("state") == "online" for one in self.got)
         with daemon(self.root, self.broker, BUSY) as (process, http):
 
@@ -73,7 +75,7 @@ class Lives:
                 return sum(one.body.get("state") == "online" for one in self.got) > online
 
             wait(up, 60, "the daemon")
-            play(self.root, 0.1, seconds)
+            play(self.root, 0.1, seconds, names)
             if kill:
                 before = len(posteriors(self.got))
                 wait(lambda: len(posteriors(self.got)) > before + 5, 60, "posteriors")
@@ -81,7 +83,7 @@ class Lives:
                 process.kill()
                 assert process.wait() == -signal.SIGKILL
             else:
-                wait(lambda: self._idle(http), 60, "all strain")
+                wait(lambda: self._idle(http) and said in self.log(), 60, "all strain")
                 self.missing = metric(http, 'gwstream_dropped_total{detector="H1",reason="missing"')
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(40) == 0, self.log()
@@ -140,6 +142,18 @@ def test_frames_that_went_meanwhile_are_a_gap_that_is_told(tmp_path: Path) -> No
     assert 4 <= lives.missing <= 10
     ends = [one.body["posterior"]["coalescence"]["gps"] for one in got if one.topic.endswith("/posterior")]
     assert max(ends) > 1126259447 + 25  # with the spectrum of before: 12 s of warm-up would end at 34 s
+
+
+def test_a_detector_that_is_silent_for_a_whole_life_goes_on_as_well(tmp_path: Path) -> None:
+    with embedded() as broker, subscriber(broker) as got:
+        lives = Lives(tmp_path, broker, got)
+        lives.live(slice(0, 18), kill=True)
+        for frame in folders(tmp_path)["L1"].iterdir():  # what it had not read yet
+            frame.unlink()
+        lives.live(slice(18, 24), kill=False, names=["H1"])
+        log = lives.live(slice(24, None), kill=False, said="did not come")
+    assert re.findall(r"(..): going on at GPS .* without a new warm-up", log) == [*DETECTORS]
+    assert len(re.findall(r"L1 missing: GPS \d+ to \d+ did not come", log)) == 1
 
 
 def test_a_state_that_was_damaged_is_set_aside(tmp_path: Path) -> None:

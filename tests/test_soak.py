@@ -100,6 +100,7 @@ async def archived(folder: Path, ids: list[str], modules: dict[str, ModuleType])
             await outbox.put(Outgoing(summary=summary, arrived=0, marks=(), data_end_ns=0))
         await outbox.written()
         for kept in outbox.depart(len(ids)):
+            kept.delivery = {"sent_gps": 1000.0}
             outbox.acknowledged(kept)
         outbox.returned()
         await outbox.written()
@@ -133,6 +134,15 @@ async def test_the_judge_sees_what_is_wrong(tmp_path: Path, modules: dict[str, M
         "stored with other bytes": ["c"],
         "acknowledged, but not received": ["c"],
     }
+    for ended, heard, right_so in (
+        (1001.0, 1003.0, True),
+        (990.0, 1000.5, True),
+        (990.0, 999.0, False),
+        (1003.0, 0, False),
+    ):
+        deaf = told(world, part)
+        deaf.forgot, deaf.heard = [ended], [980.0, heard, 2000.0]
+        assert wrong(right, deaf) == ({} if right_so else {"acknowledged, but not received": ["c"]})
     assert wrong(right, told(world, {**right, "a": "0"})) == {"received with other bytes": ["posterior a"]}
     again = told(world, right)
     again.count["posterior", "a"] = 2

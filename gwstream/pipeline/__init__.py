@@ -145,6 +145,8 @@ class _Pipeline:
     async def _condition(self, detector: str) -> None:
         conditioner = self._parts.conditioner(detector)
         loop = asyncio.get_running_loop()
+        if (known := conditioner.state()) is not None:  # of a detector that stays silent too, for the next daemon
+            self._states[detector] = known
 
         def push(record: Strain | Gap) -> tuple[int, list[Window], State | None, int]:
             begin = time.monotonic_ns()
