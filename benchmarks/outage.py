@@ -5,7 +5,8 @@ signal in 20 s each), a real mosquitto that keeps its sessions, and a subscriber
 back after ``--minutes``. Frames go on through it and after it. What had to be delivered is read from the daemon's own
 store afterwards, and its bytes are compared with those that the subscriber received.
 
-Exit status 1: a message was lost, came in another form or out of order, or came later than `BAR` after the broker.
+Exit status 1: a message was lost, came with other bytes or out of order, or came later than `BAR` after the broker; or
+there were fewer posteriors than one a second.
 
     python benchmarks/outage.py
 """
@@ -36,15 +37,15 @@ from gwstream.publish.store import read
 BAR = 10.0  # s
 BEFORE = 66  # s of strain before the clock starts
 UP = 20  # s at real time before the outage, and after it
-STREAMS = 6
+STREAMS = 12
 RATE = 1024  # Hz
 KIND = "broker killed"
 FAR = 2**62  # ns
 INSTANCE = "gwstream-gwstream"
 
 
-Message = tuple[str, int, str]
-"""Detector or "network", sequence number, digest."""
+Message = tuple[str, int, str, str]
+"""Detector or "network", sequence number, kind, digest."""
 
 
 class Subscriber(soak_world.Subscriber):
@@ -55,8 +56,11 @@ class Subscriber(soak_world.Subscriber):
         self.came: list[tuple[float, Message]] = []
 
     def _take(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
-        now, body = time.monotonic(), json.loads(message.payload)
-        self.came.append((now, (message.topic.split("/")[1], body["delivery"]["sequence"], body["sha256"])))
+        now, sequence = time.monotonic(), json.loads(message.payload)["delivery"]["sequence"]
+        _, level, kind = message.topic.split("/")
+        network = level == "network"
+        digest = soak_world.digest_of(message.payload, "network" if network else "posterior")
+        self.came.append((now, (level, sequence, "network" if network else kind, digest)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +88,7 @@ class Outage:
         seen: set[Message] = set()
         wrong = 0
         for _, message in self.came:
-            detector, sequence, _ = message
+            detector, sequence, *_ = message
             wrong += message not in seen and sequence < highest.get(detector, -1)
             seen.add(message)
             highest[detector] = max(sequence, highest.get(detector, -1))
@@ -101,13 +105,19 @@ class Outage:
         }
 
     @property
+    def pace(self) -> float:
+        """Posteriors a second that were made while the broker was away."""
+        return sum(kind == "posterior" for _, _, kind, _ in self.due) / self.length
+
+    @property
     def held(self) -> bool:
-        return bool(self.due) and not any(self.wrong.values()) and self.times[-1] <= BAR
+        return self.pace >= 1 and not any(self.wrong.values()) and self.times[-1] <= BAR
 
 
 def made(state: Path) -> list[Message]:
     """What the daemon's store holds."""
-    return [(row.outgoing.summary.detector, row.sequence, row.outgoing.summary.sha256) for row in read(state, 0, FAR)]
+    rows = [(row.sequence, row.outgoing.summary) for row in read(state, 0, FAR)]
+    return [(summary.detector, sequence, summary.kind, summary.sha256) for sequence, summary in rows]
 
 
 async def run(minutes: float, folder: Path) -> Outage:
@@ -180,7 +190,8 @@ def main() -> int:
     print(common.machine())
     rows = [
         ("broker away, s", f"{found.length:g}"),
-        ("messages made meanwhile", f"{len(found.due)} ({len(found.due) / found.length:.2f} a second)"),
+        ("messages made meanwhile", len(found.due)),
+        ("of these posteriors, a second", f"{found.pace:.2f}"),
         ("the last of them delivered, s after the broker was back", f"{max(found.times, default=float('nan')):.1f}"),
         ("received, all told", len(found.came)),
         ("repeated", len(found.came) - len({message for _, message in found.came})),

@@ -58,18 +58,19 @@ def test_help(script: str) -> None:
 def test_what_an_outage_must_not_do_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
     outage = importlib.import_module("outage")
-    made = [("H1", 0, "a"), ("L1", 0, "b"), ("H1", 1, "c"), ("H1", 2, "d")]
+    made = [(name, k, "posterior", digest) for name, k, digest in zip("HLHH", (0, 0, 1, 2), "abcd", strict=True)]
 
-    def seen(*came: tuple[float, tuple[str, int, str]]) -> Any:
-        return outage.Outage(length=60, back=100.0, due=made[1:3], stored=made, came=came)
+    def seen(*came: tuple[float, tuple[str, int, str, str]], length: float = 2) -> Any:
+        return outage.Outage(length=length, back=100.0, due=made[1:3], stored=made, came=came)
 
     good = seen(*zip((40.0, 103.0, 104.0, 120.0), made, strict=True))
     assert (good.held, good.times) == (True, [3.0, 4.0])
+    assert not seen(*good.came, length=2.1).held  # fewer posteriors than one a second
     late = seen(*zip((40.0, 103.0, 111.0, 120.0), made, strict=True))
     assert (late.held, late.wrong) == (False, good.wrong)
     turned = seen((40.0, made[0]), (101.0, made[1]), (102.0, made[3]), (103.0, made[2]), (104.0, made[0]))
     assert (turned.held, turned.wrong["out of order"]) == (False, 1)
-    other = seen((40.0, made[0]), (101.0, made[1]), (102.0, made[2]), (103.0, ("H1", 2, "e")))
+    other = seen((40.0, made[0]), (101.0, made[1]), (102.0, made[2]), (103.0, ("H", 2, "posterior", "e")))
     assert (other.held, other.wrong["lost"], other.wrong["with other bytes"]) == (False, 1, 1)
 
 
