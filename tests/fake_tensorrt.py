@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -21,6 +22,12 @@ from gwstream.inference import engine_tensorrt, tensorrt
 
 PROGRAMS: list[torch.export.ExportedProgram] = []
 """Plans are their numbers."""
+
+
+@cache
+def runs(number: int) -> nn.Module:
+    """What a plan calculates."""
+    return PROGRAMS[number].module()
 
 
 class Fake(ModuleType):
@@ -113,10 +120,11 @@ class TorchTensorRTModule(nn.Module):
         self.harm: Any = None
 
     def setup_engine(self) -> None:
-        program = PROGRAMS[int(self.body.split()[1])]
+        number = int(self.body.split()[1])
+        program = PROGRAMS[number]
         assert self.names[0] == list(program.graph_signature.user_inputs)
         assert len(self.names[1]) == len(program.graph_signature.user_outputs)
-        self.program = program.module()
+        self.program = runs(number)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...] | Tensor:
         assert self.program is not None

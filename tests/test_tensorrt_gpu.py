@@ -2,7 +2,7 @@
 
     pytest -m gpu -s tests/test_tensorrt_gpu.py
 
-Not yet run: no machine that this was written on had a GPU.
+Not yet run: no machine that this was written on had a GPU. `test_tensorrt_gpu_faked` runs all of it on a stand-in.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ def test_what_was_compiled_is_loaded_at_the_next_start(cache: Path, caplog: pyte
 
 
 def test_new_weights_are_compiled_and_are_the_ones_that_serve(cache: Path) -> None:
+    """The refit after new weights: another plan, compiled. TensorRT's own, new weights in an old plan, is not used."""
     model = shipped()
     net: Network = copy.deepcopy(model.net)
     with torch.no_grad():
@@ -141,8 +142,9 @@ def test_every_network_runs_as_by_torch(cache: Path, kind: str) -> None:
 
 def test_an_error_of_cuda_is_an_engines(cache: Path) -> None:
     engine, windows = built(cache, "fp32")
+    y, *rest = windows(1)[0].inputs
     with pytest.raises(EngineError, match="an input is"):
-        engine.run(windows[0].inputs[0][:, :3], *windows[0].inputs[1:])
+        engine.run(y[:, :3], *rest)
 
 
 def test_posteriors_are_those_of_torch(cache: Path) -> None:
