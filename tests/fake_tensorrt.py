@@ -7,8 +7,8 @@ signatures against the real ones.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cache
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -44,13 +44,16 @@ class Fake(ModuleType):
             convert_exported_program_to_serialized_trt_engine=self.convert, CompilationSettings=CompilationSettings
         )
         self.runtime = SimpleNamespace(
-            TorchTensorRTModule=self.load, RuntimeSettings=RuntimeSettings, enable_cudagraphs=self.enable_cudagraphs
+            TorchTensorRTModule=self.load,
+            RuntimeSettings=RuntimeSettings,
+            set_cudagraphs_mode=self.set_cudagraphs_mode,
         )
         self.compiled: list[int] = []  # windows of each
         self.timing: list[str] = []
         self.loaded: list[TorchTensorRTModule] = []
-        self.graphs: list[nn.Module] = []
-        self.refuses: Exception | None = None
+        self.graphs = False
+        self.refuses: Exception | None = None  # to compile
+        self.spoilt: set[bytes] = set()  # plans that cannot be loaded
 
     def convert(
         self,
@@ -84,17 +87,15 @@ class Fake(ModuleType):
         settings: CompilationSettings,
     ) -> TorchTensorRTModule:
         assert settings.lazy_engine_init
-        found = TorchTensorRTModule(serialized_engine, (input_binding_names, output_binding_names), name)
+        if serialized_engine in self.spoilt:
+            raise RuntimeError("IRuntime::deserializeCudaEngine: magic tag does not match\nand more")
+        names = input_binding_names, output_binding_names
+        found = TorchTensorRTModule(serialized_engine, names, name, lambda: self.graphs)
         self.loaded.append(found)
         return found
 
-    @contextmanager
-    def enable_cudagraphs(self, compiled_module: nn.Module) -> Iterator[nn.Module]:
-        self.graphs.append(compiled_module)
-        try:
-            yield compiled_module
-        finally:
-            self.graphs.remove(compiled_module)
+    def set_cudagraphs_mode(self, mode: bool) -> None:
+        self.graphs = mode
 
 
 class CompilationSettings:
@@ -110,13 +111,14 @@ class RuntimeSettings:
 class TorchTensorRTModule(nn.Module):
     """Gives its results in the same memory each time, as a CUDA graph does."""
 
-    def __init__(self, body: bytes, names: tuple[list[str], list[str]], name: str) -> None:
+    def __init__(self, body: bytes, names: tuple[list[str], list[str]], name: str, graphs: Callable[[], bool]) -> None:
         super().__init__()
+        self.graphs = graphs
         self.body, self.names, self.label = body, names, name
         self.runtime_settings: RuntimeSettings | None = None
         self.program: nn.Module | None = None
         self.kept: tuple[Tensor, ...] = ()
-        self.runs = 0
+        self.runs = self.recorded = 0  # the latter: while CUDA graphs were on
         self.harm: Any = None
 
     def setup_engine(self) -> None:
@@ -129,6 +131,7 @@ class TorchTensorRTModule(nn.Module):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...] | Tensor:
         assert self.program is not None
         self.runs += 1
+        self.recorded += self.graphs()
         made = tuple(self.program(*inputs))
         if self.harm is not None:
             made = self.harm(made)

@@ -6,7 +6,9 @@ What TensorRT makes of the networks is for `test_tensorrt_build`, what a GPU mak
 from __future__ import annotations
 
 import builtins
+import gc
 import logging
+import weakref
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fake_tensorrt import Fake, fake, library
+from fake_tensorrt import PROGRAMS, Fake, fake, library
 from test_engines import inputs, untrained
 from test_networks import KINDS
 from test_parity import golden
@@ -82,7 +84,20 @@ def test_every_bucket_is_warm_and_its_graph_stays(fake: Fake, tmp_path: Path) ->
     made = engine("mixture", tmp_path)
     assert [one.runs for one in fake.loaded] == [engine_tensorrt.WARM] * 4
     made.run(*inputs(untrained("mixture")))
-    assert fake.graphs == fake.loaded
+    assert [one.recorded for one in fake.loaded] == [one.runs for one in fake.loaded]
+    assert fake.graphs
+
+
+def test_an_engine_that_is_let_go_leaves_nothing_on_the_card(fake: Fake, tmp_path: Path) -> None:
+    made = engine("gaussian", tmp_path)
+    old = [weakref.ref(one) for one in fake.loaded]
+    fake.loaded.clear()
+    assert all(one() is not None for one in old)
+    made = engine("gaussian", tmp_path)
+    gc.collect()
+    assert [one() for one in old] == [None] * 4
+    made.run(*inputs(untrained("gaussian")))
+    assert fake.loaded[0].recorded == engine_tensorrt.WARM + 1
 
 
 def test_a_second_start_compiles_nothing_and_gives_the_same_bytes(
@@ -152,7 +167,7 @@ def test_a_plan_for_another_card_version_precision_or_network_is_compiled_anew(
         case "latents":
             latents = 61
         case "code":
-            monkeypatch.setattr(plans, "_code", lambda _: "other")
+            monkeypatch.setattr(plans, "_code", lambda: "other")
     given = (*inputs(net)[:2], *net.noise(np.random.default_rng(0), latents))
     TensorRtEngine(net, lambda _: given, config)
     assert fake.compiled == [1, 1]
@@ -175,6 +190,46 @@ def test_what_cannot_be_trusted_is_compiled_again(fake: Fake, tmp_path: Path, ha
     assert fake.compiled == 2 * [*BUCKETS]
     given = inputs(untrained("mixture"))
     assert all(torch.equal(a, b) for a, b in zip(first.run(*given), second.run(*given), strict=True))
+
+
+def test_a_kept_plan_that_cannot_be_loaded_is_compiled_once_more(
+    fake: Fake, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = engine("gaussian", tmp_path)
+    fake.spoilt.add(fake.loaded[1].body)
+    second = engine("gaussian", tmp_path)
+    assert fake.compiled == [*BUCKETS, BUCKETS[1]]
+    assert "compiling again what was kept: TensorRT cannot load what it compiled: IRuntime" in caplog.text
+    given = inputs(untrained("gaussian"), 3)
+    assert all(torch.equal(a, b) for a, b in zip(first.run(*given), second.run(*given), strict=True))
+    engine("gaussian", tmp_path)
+    assert fake.compiled == [*BUCKETS, BUCKETS[1]]
+
+
+def test_what_was_just_compiled_and_cannot_be_loaded_is_an_engines_error(fake: Fake, tmp_path: Path) -> None:
+    fake.spoilt = {f"plan {k}".encode() for k in range(len(PROGRAMS), len(PROGRAMS) + 9)}
+    with pytest.raises(EngineError, match=r"cannot load what it compiled: IRuntime.*does not match$"):
+        engine("gaussian", tmp_path)
+    assert fake.compiled == [1]
+
+
+def test_a_kept_plan_that_is_too_far_from_torch_is_not_there_for_the_next_start(fake: Fake, tmp_path: Path) -> None:
+    told: list[Serving] = []
+    assert guarded("mixture", tmp_path, told).name == "tensorrt"
+    load = fake.load
+
+    def harmed(*args: Any, **settings: Any) -> Any:
+        found = load(*args, **settings)
+        found.harm = lambda made: (made[0] + 0.05, *made[1:])
+        return found
+
+    fake.runtime.TorchTensorRTModule = harmed
+    assert guarded("mixture", tmp_path, told).name == "torch"
+    assert fake.compiled == [*BUCKETS]
+    assert list(tmp_path.iterdir()) == []
+    assert guarded("mixture", tmp_path, told).name == "torch"  # compiled anew, and kept: it may never come nearer
+    assert fake.compiled == 2 * [*BUCKETS]
+    assert len(list(tmp_path.iterdir())) == len(BUCKETS)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -360,6 +415,22 @@ def test_compile_leaves_what_a_start_needs(
     assert "compiled the cvae in bf16 for 64 windows at a time" in said.err
     TensorRtEngine(model.net, partial(example, model, 50), InferenceConfig(cache=tmp_path / "state" / "engines"))
     assert len(fake.compiled) == 8
+
+
+def test_compile_fails_where_what_it_compiled_is_not_kept(
+    fake: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_tensorrt, "BUCKETS", (1,))
+    model = shipped()
+    monkeypatch.setattr("gwstream.inference.load_model", lambda _: model)
+    cache = tmp_path / "engines"
+    cache.mkdir(mode=0o750)
+    assert main(["compile", "--cache", str(cache), "--latents", "20"]) == 70
+    said = capsys.readouterr()
+    assert said.out == ""
+    last = said.err.splitlines()[-1]
+    assert f"tensorrt: what was compiled is not kept in {cache}: others may get at it (mode 0750); remove it" in last
+    assert last.endswith("mend that or name another directory, and compile again")
 
 
 def test_compile_refuses_what_is_too_far_from_torch(

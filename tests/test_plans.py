@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -88,7 +91,7 @@ def test_a_directory_that_is_open_to_others_is_not_used(
     kept.directory.chmod(mode)
     assert kept.load(KEY) is None
     assert f"others may get at it (mode {mode:04o})" in caplog.text
-    kept.save({**KEY, "weights": "def"}, PLAN)
+    assert f"others may get at it (mode {mode:04o}); remove it" in kept.save({**KEY, "weights": "def"}, PLAN)
     assert len(list(kept.directory.iterdir())) == 1
 
 
@@ -114,10 +117,12 @@ def test_a_file_of_somebody_else_is_not_loaded(kept: Plans, monkeypatch: pytest.
     assert next(users, None) is None
 
 
-def test_links_are_not_followed(kept: Plans, tmp_path: Path) -> None:
+def test_links_are_not_followed(kept: Plans, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     link = tmp_path / "link"
     link.symlink_to(kept.directory)
     assert Plans(link).load(KEY) is None
+    assert f"compiling again what is kept in {link}, for it is not used: it is a link; put a directory" in caplog.text
+    assert "it is a link" in Plans(link).save(KEY, PLAN)
     path = file(kept)
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
@@ -131,14 +136,29 @@ def test_a_directory_that_takes_the_place_of_ours_on_the_way_is_not_read(kept: P
         assert [one.name for one in place.iterdir()] == [one.name for one in (tmp_path / "moved").iterdir()] != []
 
 
+@pytest.mark.parametrize("name", ["features.py", "networks/layers.py"])
+def test_a_change_of_any_code_of_the_stage_is_another_plan(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = tmp_path / "inference"
+    shutil.copytree(Path(plans.__file__).parent, stage, ignore=shutil.ignore_patterns("__pycache__"))
+    before = plans._code()
+    monkeypatch.setattr(plans, "__file__", str(stage / "plans.py"))
+    assert plans._code.__wrapped__() == before
+    with (stage / name).open("a") as file:
+        file.write("# a change\n")
+    assert plans._code.__wrapped__() != before
+
+
 def test_where_nothing_can_be_written_nothing_is_kept_and_that_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
     kept = Plans(tmp_path / "file" / "engines")
-    kept.save(KEY, PLAN)
+    why = kept.save(KEY, PLAN)
     assert kept.load(KEY) is None
-    assert "the compiled network is not kept in" in caplog.text
+    assert why == f"what was compiled is not kept in {kept.directory}: Not a directory"
+    assert f"{why}; every start compiles it again until it can be" in caplog.text
 
 
 def test_those_that_were_used_last_stay(kept: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,16 +177,55 @@ def test_what_was_not_written_to_its_end_does_not_stay(kept: Plans) -> None:
     assert {path.name[-5:] for path in kept.directory.iterdir()} == {".plan"}
 
 
-def test_of_two_that_save_at_once_one_does(kept: Plans, caplog: pytest.LogCaptureFixture) -> None:
-    other = {**KEY, "weights": "def"}
-    handle = os.open(kept.directory, os.O_RDONLY)
+@contextmanager
+def locked(place: Path) -> Iterator[None]:
+    """As by another process that saves there."""
+    handle = os.open(place, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        kept.save(other, PLAN)
-        assert kept.load(other) is None
-        assert kept.load(KEY) == PLAN
+        yield
     finally:
         os.close(handle)
-    kept.save(other, PLAN)
+
+
+def test_of_two_that_save_at_once_one_waits_for_the_other(kept: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = {**KEY, "weights": "def"}
+    waits: list[float] = []
+    with ExitStack() as stack:
+        stack.enter_context(locked(kept.directory))
+
+        def sleep(seconds: float) -> None:
+            waits.append(seconds)
+            assert kept.load(other) is None
+            assert kept.load(KEY) == PLAN
+            if len(waits) == 3:
+                stack.close()
+
+        monkeypatch.setattr(plans.time, "sleep", sleep)
+        assert kept.save(other, PLAN) == ""
+    assert len(waits) == 3
     assert kept.load(other) == PLAN
-    assert not caplog.text
+
+
+def test_it_does_not_wait_for_ever(
+    kept: Plans, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(plans, "WAIT", 0.1)
+    other = {**KEY, "weights": "def"}
+    with locked(kept.directory):
+        why = kept.save(other, PLAN)
+    assert "another process has kept it locked for 0.1 s" in why
+    assert why in caplog.text
+    assert kept.load(other) is None
+    assert kept.save(other, PLAN) == ""
+
+
+def test_what_was_loaded_is_forgotten_and_what_was_saved_is_not(kept: Plans) -> None:
+    again = Plans(kept.directory)
+    other, third = {**KEY, "weights": "def"}, {**KEY, "weights": "ghi"}
+    for key in (other, third):
+        kept.save(key, PLAN)
+    assert again.load(KEY) == again.load(other) == PLAN
+    again.save(other, PLAN)  # it was loaded, and no engine took it
+    again.forget()
+    assert [kept.load(key) for key in (KEY, other, third)] == [None, PLAN, PLAN]

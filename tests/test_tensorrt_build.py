@@ -183,7 +183,7 @@ def test_the_fake_takes_what_the_real_one_takes(rtx: Any) -> None:
     compatible(CompilationSettings, rtx.dynamo.CompilationSettings)
     compatible(fake.runtime.TorchTensorRTModule, rtx.runtime.TorchTensorRTModule)
     compatible(RuntimeSettings, rtx.runtime.RuntimeSettings)
-    compatible(fake.runtime.enable_cudagraphs, rtx.runtime.enable_cudagraphs)
+    compatible(fake.runtime.set_cudagraphs_mode, rtx.runtime.set_cudagraphs_mode)
     for name in ("setup_engine", "runtime_settings", "forward"):
         assert hasattr(rtx.runtime.TorchTensorRTModule, name)
     for name in ("__version__", "tensorrt_package_name", "ENABLED_FEATURES"):

@@ -23,7 +23,8 @@ def compile_model(commands: Commands) -> None:
         "then takes minutes; done before, it starts in seconds. Compiled networks are kept in the state directory's\n"
         "'engines' (mode 0700), and used by whoever owns it, for this GPU, these versions, this precision and number\n"
         "of latents, and these weights: after a change of any of them, compile again. What is compiled is compared\n"
-        "with PyTorch, and refused where it is too far off. Needs: pip install 'gwstream[tensorrt]'; docs/engines.md.",
+        "with PyTorch, and refused where it is too far off or cannot be kept.\n"
+        "Needs: pip install 'gwstream[tensorrt]'; docs/engines.md.",
         "  gwstream compile models/bbh-1det\n"
         "  gwstream compile models/bbh-1det --precision bf16 --latents 2000\n"
         "  gwstream compile --config gwstream.toml       model, precision, latents and place as the daemon has them\n"

@@ -17,17 +17,20 @@ from gwstream.inference.runners import example, goldens
 def compile_for_start(model: Model, config: InferenceConfig) -> Iterator[str]:
     """A line for each precision that a start with these settings may try, once it is compiled.
 
-    Raises `EngineError` where TensorRT cannot run the model, or is farther from torch than may be, and `ConfigError`
-    where it cannot be had.
+    Raises `EngineError` where TensorRT cannot run the model, is farther from torch than may be, or where what was
+    compiled could not be kept, and `ConfigError` where TensorRT cannot be had.
     """
     windows = goldens(model, config.latents)
     for candidate in chosen(config.model_copy(update={"engine": TensorRtEngine.kind})):
         if candidate.engine is not TensorRtEngine:
             continue
-        engine = candidate.build(model.net, partial(example, model, config.latents))
+        engine = TensorRtEngine(model.net, partial(example, model, config.latents), candidate.config)
         distance = max(Golden.farthest(model.net, engine, windows(size), size) for size in engine.buckets)
         most = TOLERANCE[candidate.config.precision]
         if distance > most:
+            engine.forget()
             raise EngineError(f"{engine.name} is {distance:.2g} standard deviations from torch, where {most:g} may be")
+        if engine.unkept:
+            raise EngineError(f"{engine.name}: {engine.unkept}; mend that or name another directory, and compile again")
         sizes = ", ".join(map(str, engine.buckets))
         yield f"{model.name}: {engine.name} is ready for {sizes} windows, {distance:.1g} standard deviations from torch"

@@ -15,7 +15,6 @@ import logging
 import sys
 import warnings
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -64,6 +63,10 @@ class OpenVinoEngine:
     def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """See `Engine`."""
         return self._programs.run(*inputs)
+
+    def forget(self) -> None:
+        """See `Engine`."""
+        self._plans.forget()
 
     def _program(self, example: tuple[Tensor, ...]) -> _Program:
         """That for inputs shaped like these: kept, or compiled and kept."""
@@ -148,7 +151,7 @@ def _key(net: Network, example: tuple[Tensor, ...], config: InferenceConfig) -> 
 
     core = _core()
     return {
-        **plans.key(net, example, config.precision, Path(__file__)),
+        **plans.key(net, example, config.precision),
         "openvino": str(openvino.get_version()),
         "cpu": str(core.get_property("CPU", "FULL_DEVICE_NAME")),
         "able": " ".join(sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))),

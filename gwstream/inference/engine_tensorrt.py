@@ -20,7 +20,7 @@ from gwstream.errors import EngineError
 from gwstream.inference import tensorrt
 from gwstream.inference.engines import Buckets, Example, named
 from gwstream.inference.networks import Network
-from gwstream.inference.plans import Plans
+from gwstream.inference.plans import Key, Plans
 from gwstream.records import BUCKETS
 
 log = logging.getLogger("inference")
@@ -42,6 +42,8 @@ class TensorRtEngine:
         self._net, self._precision = net, config.precision
         self._written = tensorrt.written(net, config.precision)
         self._plans = Plans(config.cache or state.home() / "engines")
+        self.unkept = ""
+        """Why the next start will compile again; empty: it need not."""
         try:
             self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             self._programs = Buckets(self._program, example)
@@ -73,23 +75,43 @@ class TensorRtEngine:
         except tensorrt.FAILURES as problem:
             raise EngineError(f"TensorRT failed: {tensorrt.said(problem)}") from problem
 
+    def forget(self) -> None:
+        """See `Engine`."""
+        self._plans.forget()
+
     def _program(self, example: tuple[Tensor, ...]) -> _Program:
         """That for inputs shaped like these: kept, or compiled and kept."""
         key = tensorrt.key(self._net, example, self._precision)
+        return _Program(self._kept(key) or self._compiled(key, example), example, self._stream)
+
+    def _kept(self, key: Key) -> Any:
+        """The module on the card, if it was compiled before and can be loaded; else None."""
         plan = self._plans.load(key)
         if plan is None:
-            what = f"{key['network']} in {self._precision} for {key['windows']} windows at a time"
-            log.info("compiling the %s for %s, once: up to some minutes", what, key["gpu"])
-            begin = time.monotonic()
-            plan = tensorrt.compiled(self._written, example, self._precision)
-            took, size = time.monotonic() - begin, len(plan.body) / 1e6
-            log.info("compiled the %s in %.0f s: %.1f MB in %s", what, took, size, self._plans.directory)
-            self._plans.save(key, plan)
-        name = f"{key['network']}_{key['windows']}"
-        return _Program(tensorrt.loaded(plan, name), example, self._stream)
+            return None
+        try:
+            return tensorrt.loaded(plan, _label(key))
+        except EngineError as problem:
+            log.warning("compiling again what was kept: %s", problem)
+            return None
+
+    def _compiled(self, key: Key, example: tuple[Tensor, ...]) -> Any:
+        """The module on the card, compiled and kept."""
+        what = f"{key['network']} in {self._precision} for {key['windows']} windows at a time"
+        log.info("compiling the %s for %s, once: up to some minutes", what, key["gpu"])
+        begin = time.monotonic()
+        plan = tensorrt.compiled(self._written, example, self._precision)
+        log.info("compiled the %s in %.0f s: %.1f MB", what, time.monotonic() - begin, len(plan.body) / 1e6)
+        self.unkept = self._plans.save(key, plan) or self.unkept
+        return tensorrt.loaded(plan, _label(key))
 
 
 ENGINE = TensorRtEngine
+
+
+def _label(key: Key) -> str:
+    """A plan's name, as TensorRT's own logs have it."""
+    return f"{key['network']}_{key['windows']}"
 
 
 class _Program:

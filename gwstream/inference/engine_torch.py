@@ -36,5 +36,8 @@ class TorchEngine:
         found: tuple[Tensor, ...] = self._net(*inputs)
         return found
 
+    def forget(self) -> None:
+        """Nothing: it is made from nothing that is kept."""
+
 
 ENGINE = TorchEngine

@@ -78,6 +78,10 @@ class Engine(Protocol):
         """What ``net(*inputs)`` gives, float32 on the CPU, in memory of its own. Raises `EngineError`."""
         ...
 
+    def forget(self) -> None:
+        """It is farther from torch than it may be: what it was loaded from must not be loaded by the next start."""
+        ...
+
     @classmethod
     def missing(cls) -> str:
         """What has to be installed before it can run here, as a sentence's end; empty: nothing."""

@@ -36,9 +36,6 @@ TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 FAILURES = (RuntimeError, ValueError, TypeError, AssertionError, OSError, AttributeError, LookupError, ImportError)
 """What torch, CUDA and torch-tensorrt, of another version too, raise: ``torch.cuda.OutOfMemoryError`` is the first."""
 
-_OPEN: list[Any] = []
-"""Entered, and never left: the CUDA graphs that they turn on are the process's, and stay as long as the daemon."""
-
 
 class Wide(nn.Module):
     """A `Residual` whose update is calculated in another type than what it is added to."""
@@ -105,9 +102,9 @@ def loaded(plan: Plan, name: str) -> Any:
                     cuda_graph_strategy="whole_graph_capture", runtime_cache=None
                 )
             found.setup_engine()
-            graphs = tensorrt.runtime.enable_cudagraphs(found)
-            _OPEN.append(graphs)
-            return graphs.__enter__()
+            # the process's: its context manager does this as well, and would keep every module that is ever loaded
+            tensorrt.runtime.set_cudagraphs_mode(True)
+            return found
     except FAILURES as problem:
         raise EngineError(f"TensorRT cannot load what it compiled: {said(problem)}") from problem
 
@@ -117,7 +114,7 @@ def key(net: Network, example: tuple[Tensor, ...], precision: str) -> dict[str, 
     tensorrt = module()
     major, minor = torch.cuda.get_device_capability()
     return {
-        **plans.key(net, example, precision, Path(__file__)),
+        **plans.key(net, example, precision),
         "gpu": torch.cuda.get_device_name(),
         "sm": f"{major}.{minor}",
         "tensorrt": str(tensorrt.tensorrt_package_name) + " " + _version(),
