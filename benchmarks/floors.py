@@ -164,6 +164,13 @@ def of_strain(m: Machine) -> list[Hot]:
     ]
 
 
+def gating(live: Live, window: int) -> tuple[float, str]:
+    """Operations of the gate on one window, and how they come about."""
+    long, columns = live.gate._series.shape
+    room = long - window + 1
+    return 2.0 * room * long * columns, f"2 x {room} moves x {long} x {columns} series"
+
+
 def of_windows(m: Machine, inference: Inference, config: InferenceConfig) -> list[Hot]:
     """Gate and what is done once a whitener."""
     model = inference.model
@@ -173,8 +180,7 @@ def of_windows(m: Machine, inference: Inference, config: InferenceConfig) -> lis
     live = inference._filters(whitener)
     batch = Batch(tuple([first] * BATCH), BATCH)
     triggers = inference.gate(batch)
-    long, columns = live.gate._series.shape
-    room = long - spec.window + 1
+    gate, gate_why = gating(live, spec.window)
     bins = live.templates.components.shape[-1]
     series = live.templates.components.shape[0] * live.templates.components.shape[1]
     nodes, half = len(inference._nodes.log_measure), inference._nodes.mix.shape[1]
@@ -189,8 +195,8 @@ def of_windows(m: Machine, inference: Inference, config: InferenceConfig) -> lis
         ),
         Hot(
             "gate, per window of 16",
-            f"2 x {room} moves x {long} x {columns} series",
-            2 * room * long * columns / m.sgemm,
+            gate_why,
+            gate / m.sgemm,
             lambda: inference.gate(batch),
             BATCH,
         ),
@@ -228,7 +234,10 @@ def of_posteriors(m: Machine, inference: Inference, config: InferenceConfig, sto
     length, half = model.spec.window, inference._nodes.mix.shape[1]
     mixing = 2 * n * 4 * 2 * model.bank.size * length + 2 * 16 * n * 2 * model.bank.size
     seeing = 2 * 2 * NEAR * len(inference._nodes.mix) * half
+    see, network, drawing = seeing / m.sgemm + 200 * m.call, flop / m.sgemm, 8 * n / m.normals
     density = 2 * 11 * n * latents / m.dgemm + n * latents / m.exponentials
+    likelihood = mixing / m.sgemm + 12 * n * length / m.memory
+    whole = gating(live, length)[0] / m.sgemm + see + network + drawing + density + likelihood
     posterior, summary = inference.infer(trigger), SummaryConfig()
     body = part(posterior, inference.prior, summary)
     text = canonical(body)
@@ -253,13 +262,13 @@ def of_posteriors(m: Machine, inference: Inference, config: InferenceConfig, sto
         Hot(
             "see, one window",
             f"{seeing / 1e6:.0f} MFLOP on the grid, 200 calls",
-            seeing / m.sgemm + 200 * m.call,
+            see,
             lambda: inference._see(window, samples, live, rho),
         ),
         Hot(
             f"network, {latents} latents",
             f"{flop / 1e6:.0f} MFLOP",
-            flop / m.sgemm,
+            network,
             lambda: inference._runner.run(*inputs),
         ),
         Hot(
@@ -271,7 +280,7 @@ def of_posteriors(m: Machine, inference: Inference, config: InferenceConfig, sto
         Hot(
             f"{n} draws",
             f"{4 * n} normal, {4 * n} uniform numbers",
-            8 * n / m.normals,
+            drawing,
             lambda: proposed.proposal.draw(generator("x"), n),
         ),
         Hot(
@@ -283,13 +292,13 @@ def of_posteriors(m: Machine, inference: Inference, config: InferenceConfig, sto
         Hot(
             "their likelihood",
             f"{mixing / 1e6:.0f} MFLOP, {4 * n * length / 1e6:.1f} MB read in fp64",
-            mixing / m.sgemm + 12 * n * length / m.memory,
+            likelihood,
             lambda: proposed.log_target(drawn.copy()),
         ),
         Hot(
             "weighted posterior, whole",
-            "gate, see, network, draws, density, likelihood",
-            (seeing + flop + mixing) / m.sgemm + 200 * m.call + 8 * n / m.normals + density,
+            "gate, see, network, draws, density, likelihood: their floors' sum",
+            whole,
             lambda: inference.infer(trigger),
         ),
         Hot(
