@@ -7,6 +7,7 @@ told what goes on (`sd_notify(3)`), and its watchdog is told so as long as the e
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import signal
@@ -31,7 +32,7 @@ log = logging.getLogger("service")
 
 GRACE = 1.0  # s beyond the drain limit before the work is cancelled
 CANCEL_LIMIT = 4.0  # s for cancelled work to clean up; then the process ends as it stands
-LAST = 2.0  # s after all of these, when the process ends though the loop or the interpreter waits for a thread
+LAST = 2.0  # s after all of these, or after work that has finished, in which the process waits for a thread that hangs
 TOGETHER = 0.1  # s between signals that are one
 BEAT = 0.5  # s between two looks at the event loop's delay and at what is stuck
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -86,7 +87,7 @@ async def serve(
     """
     life = Life()
     async with AsyncExitStack() as stack:
-        stack.enter_context(_signals(life.stop, service.drain + GRACE + CANCEL_LIMIT + LAST))
+        finished = stack.enter_context(_signals(life.stop, service.drain + GRACE + CANCEL_LIMIT + LAST))
         if http.enabled:
             server = serving(
                 http, feed=feed, exposition=metrics.exposition, health=health, tally=metrics.tally, samples=samples
@@ -98,6 +99,7 @@ async def serve(
         beat = asyncio.create_task(_beat(metrics, health), name="service-beat")
         stack.callback(beat.cancel)
         await _live(work, life, service.drain)
+        finished()
 
 
 async def _live(work: Work, life: Life, drain: float) -> None:
@@ -144,15 +146,19 @@ def _told(problem: BaseException) -> BaseException:
 
 
 @contextmanager
-def _signals(stop: asyncio.Event, limit: float) -> Iterator[None]:
+def _signals(stop: asyncio.Event, limit: float) -> Iterator[Callable[[], None]]:
     """First signal: ``stop``, and the end after ``limit`` s at the latest. Second: the end at once, unless it comes
     with the first: `timeout(1)` signals a process, and then the group in which it is.
+
+    What is given is to be called once all is in good order: a thread that hangs then, as where a disk does, keeps the
+    process for `LAST` s at most, and is no failure of it.
 
     Python's handlers, for they work while the loop is busy or blocked by a thread that hangs.
     """
     loop = asyncio.get_running_loop()
 
     seen: list[float] = []  # when
+    status = GwstreamError.exit_code  # of a process that is overdue
 
     def handle(number: int, _: FrameType | None) -> None:
         if seen and time.monotonic() - seen[0] < TOGETHER:
@@ -162,19 +168,31 @@ def _signals(stop: asyncio.Event, limit: float) -> Iterator[None]:
             _leave(128 + number)
         seen.append(time.monotonic())
         signal.signal(signal.SIGALRM, overdue)
-        signal.setitimer(signal.ITIMER_REAL, limit)  # never disarmed: the interpreter's own end can hang as well
+        _arm(seen[0] + limit)  # never disarmed: the interpreter's own end can hang as well
         loop.call_soon_threadsafe(stop.set)
 
     def overdue(*_: object) -> None:
         os.write(2, b"a part hangs: the process ends without it\n")
-        _leave(GwstreamError.exit_code)
+        _leave(status)
+
+    def finished() -> None:
+        nonlocal status
+        if seen:
+            status = 0
+            _arm(time.monotonic() + LAST)
+            atexit.register(_arm, seen[0] + limit)  # no thread hangs: the interpreter may take its time
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
-        yield
+        yield finished
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _arm(end: float) -> None:
+    """Let the process be overdue at ``end``, in s of the monotonic clock."""
+    signal.setitimer(signal.ITIMER_REAL, max(end - time.monotonic(), 0.001))
 
 
 def _leave(status: int) -> NoReturn:

@@ -185,6 +185,7 @@ class World:
     source: str = ""
     inference: str = GATE
     publish: str = ""
+    drain: float = 20.0
     more: str = ""
     state: Path | None = None
     second: int = GPS
@@ -203,7 +204,7 @@ class World:
             broker_port=self.broker,
             http_port=self.http,
             source=f"patience = {PATIENCE}\n{self.source}",
-            more=f"drain = 20.0\n{self.more}\n[calibration]\ninterval = 0\n",
+            more=f"drain = {self.drain}\n{self.more}\n[calibration]\ninterval = 0\n",
             state=str(self.state or self.root / "state"),
         )
         text = settings.toml().replace("[inference]\n", f"[inference]\n{self.inference}")

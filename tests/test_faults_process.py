@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from brokers import MOSQUITTO
 from faults import GPS, LONG, WARM, World, gap, witness, world
-from test_faults_broker import Gate
+from test_faults_broker import Broker, Gate
 from test_flow import mosquitto
 
 from gwstream.clock import gps_now_ns
@@ -170,6 +170,65 @@ def test_told_to_stop_while_a_stage_is_at_work(folder: Path, stage: str) -> None
         assert "Traceback" not in daemon.log()
         daemon.start()
         daemon.play(WARM + 10 if stage == "model" else 2)
+        daemon.complete()
+
+
+DRAIN = 2.0  # s
+
+
+@pytest.mark.parametrize("how", ["away", "frozen", "frozen, and not known to be"])
+def test_told_to_stop_while_messages_wait_for_the_broker(folder: Path, how: str) -> None:
+    """It ends in good order when the time to drain is over, and its successor delivers them."""
+    broker = Broker(folder)
+    broker.start()
+    try:
+        with (
+            closing(Gate(broker.port)) as gate,
+            witness(broker.port) as listener,
+            world(
+                folder,
+                gate.port,
+                listener=listener,
+                drain=DRAIN,
+                publish="timeout = 60.0\nkeepalive = 600\n" if how == "frozen, and not known to be" else "",
+            ) as daemon,
+        ):
+            before = len(listener.got)
+            if how == "away":
+                gate.shut = True
+                gate.cut()
+                daemon.until(lambda: daemon.metrics().of("gwstream_broker_connected") == 0, "the loss")
+            else:
+                broker.signal(signal.SIGSTOP)
+            daemon.busy(3)
+            daemon.until(lambda: daemon.metrics().of("gwstream_queue_depth", "publish") >= 3, "what waits")
+            assert daemon.end() == 0, daemon.log()
+            assert "wait in the outbox for the next start" in daemon.log()
+            assert not [one for one in listener.got[before:] if one.topic.endswith("/posterior")]
+            gate.shut = False
+            broker.signal(signal.SIGCONT)
+            daemon.start()
+            daemon.play(2)
+            daemon.complete()
+    finally:
+        broker.end()
+
+
+@pytest.mark.parametrize("stage", ["disk", "state"])
+def test_told_to_stop_while_the_disk_hangs_for_good(folder: Path, stage: str) -> None:
+    """A thread that nobody can end keeps it only for a moment more; what was not written is told again."""
+    with mosquitto(folder) as broker, world(folder, broker, program=PROGRAM, drain=DRAIN) as daemon:
+        it = Broken(daemon)
+        it.tell(f"hold-{stage}")
+        daemon.busy(3, (folder / f"at-{stage}").exists)
+        daemon.settled()
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGTERM)  # its successor makes the same posteriors, so they are not added up
+        assert daemon.process.wait(LONG) == 0, daemon.log()
+        assert "a part hangs" in daemon.log()
+        it.untell(f"hold-{stage}")
+        daemon.start()
+        daemon.play(2)
         daemon.complete()
 
 

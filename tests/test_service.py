@@ -67,6 +67,13 @@ async def hangs(life):
         thread.submit(time.sleep, 60)
         await life.stop.wait()
 
+async def leaves(life):
+    life.ready()
+    thread = ThreadPoolExecutor(1)
+    thread.submit(time.sleep, 60)
+    await life.stop.wait()
+    thread.shutdown(wait=False)
+
 async def ends(life):
     life.ready()
 
@@ -230,6 +237,17 @@ async def test_a_thread_that_hangs_and_blocks_the_loop_does_not_keep_the_process
     assert status == 70
     assert time.monotonic() - begin < service.GRACE + service.CANCEL_LIMIT + service.LAST + 2
     assert "a part hangs" in problem
+
+
+async def test_a_thread_that_hangs_when_all_is_finished_is_no_failure(tmp_path: Path) -> None:
+    """Such as one that writes to a disk which does not answer: the interpreter would wait for it."""
+    async with daemon(tmp_path, "leaves", drain=30) as it:
+        await it.systemd.until("READY=1")
+        it.process.terminate()
+        status, _, problem = await it.end(20)
+    assert status == 0
+    assert problem.splitlines()[-2].endswith("stopped")
+    assert "a part hangs" in problem.splitlines()[-1]
 
 
 def test_systemd_waits_longer_than_the_process_and_never_gives_up() -> None:

@@ -38,6 +38,7 @@ ATTEMPTS = 20  # connections that may break under a message before it is taken f
 STATUS_INTERVAL = 10.0  # s between two statuses
 COMPLAINT_INTERVAL = 60.0  # s between two warnings of the same
 CONNECTING = 60.0  # s after which an attempt to connect that neither succeeds nor fails is stuck
+FAREWELL = 1.0  # s that the broker has to take our farewell, and to close: one that hangs must not keep us
 FIRST_PAUSE = 0.1  # s before the second attempt to connect
 
 
@@ -187,6 +188,7 @@ class Publisher:
             try:
                 await self._use(client)
             except asyncio.CancelledError:
+                client.timeout = min(client.timeout, FAREWELL)
                 with suppress(aiomqtt.MqttError):  # a proper farewell hides the will, so we say it ourselves
                     await self._say(client, "offline", reason="stopped")
                 raise
