@@ -21,7 +21,9 @@ from gwstream.publish import Outbox
 from gwstream.records import NANO, Outgoing, Summary
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
-SHORT = ("--hours", "0.1", "--episode", "60", "--busy", "12", "--signals", "8")
+SEED = 463  # whose two minutes have a fault of nearly every kind
+SHORT = ("--hours", "0.1", "--episode", "60", "--busy", "12", "--signals", "8", "--seed", str(SEED))
+WORST = ("daemon killed", "broker killed", "broker restarted, its state lost", "disk full")
 LONG = 240.0  # s that a busy machine may take for a minute of it
 
 
@@ -55,9 +57,13 @@ def test_a_minute_of_it_interrupted_once(tmp_path: Path) -> None:
     rows = dict(line.strip("| ").split(" | ") for line in said.splitlines() if line.count("|") == 3)
     assert int(rows["posteriors expected"]) > 30
     assert int(rows["messages received"]) >= int(rows["posteriors expected"])
-    assert int(rows["of these `kill -9` of the daemon"]) >= 1
-    assert int(rows["of these broker outages"]) >= 2
-    assert int(rows["faults"]) >= 15
+    skipped = {name.rsplit(": ", 1)[1] for name in rows if name.startswith("skipped")}
+    assert skipped <= {"disk full"}  # where nothing may be mounted
+    happened = {name.removeprefix("fault: ") for name in rows if name.startswith("fault: ")}
+    assert happened >= {*WORST} - skipped
+    assert len(happened | skipped) == 17
+    assert rows["of these `kill -9` of the daemon"] == "1"
+    assert rows["of these broker outages"] == "2"
     assert (tmp_path / "report.png").stat().st_size > 1000
     other = start(tmp_path, "--seed", "2")
     said, _ = other.communicate(timeout=60)
