@@ -11,6 +11,8 @@ from fake_tensorrt import Fake, fake
 from test_tensorrt_gpu import *  # noqa: F403 - each test there is, and so each that will be
 from test_tensorrt_gpu import cache
 
+from gwstream.inference import engine_tensorrt
+
 __all__ = ["cache", "fake"]  # fixtures
 
 pytestmark: list[pytest.MarkDecorator] = []  # not those of what needs a GPU
@@ -18,7 +20,11 @@ pytestmark: list[pytest.MarkDecorator] = []  # not those of what needs a GPU
 
 @pytest.fixture(autouse=True)
 def on_the_fake(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorter than there: the largest bucket is made where it is asked for alone."""
     monkeypatch.setattr(test_tensorrt_gpu, "ROUNDS", 10)
+    monkeypatch.setattr(engine_tensorrt, "WARM", 1)
+    for module in (engine_tensorrt, test_tensorrt_gpu):
+        monkeypatch.setattr(module, "BUCKETS", (1, 4, 16))
 
 
 def test_all_of_them_are_here() -> None:
