@@ -14,7 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
-from test_flow import DETECTORS, LEAST_SNR, Received, daemon, embedded, folders, play, subscriber, wait
+import pytest
+from brokers import MOSQUITTO
+from test_flow import DETECTORS, LEAST_SNR, Received, daemon, folders, mosquitto, play, subscriber, wait
 
 GET = "GET {} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
@@ -109,10 +111,11 @@ def loudest(got: list[Received]) -> dict[str, float]:
     return {name: max((one["snr"] for one in events if one["detector"] == name), default=0.0) for name in DETECTORS}
 
 
+@pytest.mark.skipif(MOSQUITTO is None, reason="needs mosquitto")
 def test_events_are_told_while_the_page_is_attacked(tmp_path: Path) -> None:
     for path in folders(tmp_path).values():
         path.mkdir()
-    with embedded() as broker, subscriber(broker) as got, daemon(tmp_path, broker) as (process, http):
+    with mosquitto(tmp_path) as broker, subscriber(broker) as got, daemon(tmp_path, broker) as (process, http):
         wait(lambda: any(one.body.get("state") == "online" for one in got), 120, "the daemon")
         with attacked(http):
             play(tmp_path, 0.3)
