@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import signal
 import threading
@@ -15,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_flow import DETECTORS, Received, daemon, embedded, folders, play, subscriber, wait
+from brokers import MOSQUITTO
+from faults import GATE, START, WARM, world
+from test_flow import DETECTORS, Received, daemon, embedded, folders, mosquitto, play, subscriber, wait
 
 from gwstream.conditioning import Conditioner, State
 from gwstream.config import SummaryConfig
@@ -28,6 +31,9 @@ from gwstream.summary import Summarizer
 
 BUSY = "gate_snr = 4.5"  # of noise too, so that posteriors come all the time
 LAST = 32  # s of the recording
+AT_WORK = 4.0  # s that a daemon has before it is killed, at most, once it tells of new posteriors
+PACE = 0.4  # s of real time for one of strain
+PATIENT = f"{GATE}latency_target = 60.0\n"  # a busy machine is no reason to give up windows
 GPS, RATE = 1_400_000_000, 1024
 
 
@@ -188,6 +194,37 @@ def test_an_upgrade_warms_up_anew_and_the_outbox_goes_on_and_so_does_the_way_bac
             assert aside["identity"]["version"] == version
     for level, numbers in sequences(got).items():  # over three daemons, without a gap or a repeat
         assert numbers == list(range(len(numbers))), level
+
+
+def told(got: list[Received]) -> int:
+    """Posteriors so far, with repeats."""
+    return sum(one.topic.endswith("/posterior") for one in list(got))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(MOSQUITTO is None, reason="needs mosquitto")
+def test_killed_again_and_again_at_any_moment(tmp_path: Path) -> None:
+    """From the start of the interpreter to posteriors on their way, whether or not a state was ever saved."""
+    chance = random.Random(4)
+    with mosquitto(tmp_path) as broker, world(tmp_path, broker, ("H1", "L1"), warm=False, inference=PATIENT) as it:
+        it.play(WARM + 3)
+        began = time.monotonic()
+        it.start()
+        takes = time.monotonic() - began
+        for at_work in chance.sample((True, True, True, False, False), 5):
+            if at_work:
+                it.until(lambda: it.health()[0] == 200, "the daemon", START)
+                before = told(it.got)
+                while told(it.got) == before:
+                    it.play(1, PACE)
+            end = time.monotonic() + chance.uniform(0, AT_WORK if at_work else takes)
+            while time.monotonic() < end:
+                it.play(1, PACE)
+            assert it.end(signal.SIGKILL) == -signal.SIGKILL
+            it.start(up=False)
+        it.until(lambda: it.health()[0] == 200, "the last of them", START)
+        it.play(2)
+        it.complete()
 
 
 def fresh() -> Summarizer:
