@@ -12,7 +12,7 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry
 
-from gwstream import __version__, clock, logs, pipeline, service
+from gwstream import __version__, clock, logs, memory, pipeline, service
 from gwstream.alone import alone, meeting_place
 from gwstream.conditioning import Conditioner, State
 from gwstream.config import Config, PublishConfig
@@ -71,8 +71,10 @@ async def _serve(config: Config, model: Model, read: Read | None, print_messages
         async def work(life: service.Life) -> None:
             async with asyncio.TaskGroup() as group:
                 reloads = group.create_task(daemon.reload(life, asked, read), name="reload")
+                tidying = group.create_task(memory.give_back(), name="memory")
                 await daemon.work(life, print_messages=print_messages)
                 reloads.cancel()
+                tidying.cancel()
 
         await service.serve(
             work,

@@ -319,6 +319,20 @@ async def test_nothing_is_kept_that_is_not_on_disk_first(tmp_path: Path) -> None
     assert (tmp_path / progress.NAME).exists()
 
 
+async def test_at_the_end_nothing_waits_for_a_pause(tmp_path: Path) -> None:
+    keeper = Progress(tmp_path, {}, settled=true, pause=1000.0)
+    task = asyncio.create_task(keeper.run())
+    keeper.offer(taken(3))
+    while not (tmp_path / progress.NAME).exists():
+        await asyncio.sleep(0.01)
+    keeper.offer(taken(4))
+    async with asyncio.timeout(60):
+        await keeper.close()
+    await task
+    states, _ = Progress(tmp_path, {}, settled=true).load(fresh)
+    assert states["H1"].second == taken(4).detectors["H1"].second
+
+
 async def test_half_a_second_is_no_place_to_go_on_from(tmp_path: Path) -> None:
     conditioner = Conditioner(ModelSpec(name="test"), "H1")
     conditioner.push(Strain(detector="H1", start=GPS * RATE, rate=RATE, samples=np.zeros(RATE // 2), dq=3))

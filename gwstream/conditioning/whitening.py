@@ -44,7 +44,7 @@ def minimum_phase(spec: ConditioningSpec, psd: Floats, averages: int) -> Floats:
     cepstrum = np.fft.irfft(-0.5 * fine, n)
     cepstrum[1 : n // 2] *= 2.0
     cepstrum[n // 2 + 1 :] = 0.0
-    taps = np.fft.irfft(np.exp(np.fft.rfft(cepstrum)), n)[: spec.taps]
+    taps = np.fft.irfft(np.exp(np.fft.rfft(cepstrum)), n)[: spec.taps].copy()  # not with the rest behind it
     fade = spec.taps // 4
     taps[-fade:] *= np.cos(0.5 * np.pi * np.arange(fade) / fade) ** 2
     return np.asarray(taps)

@@ -117,6 +117,8 @@ class Progress:
             self._offered.clear()
             self._resting = True
             await self._save()
+            if self._closed.is_set():  # no pause after the last one
+                continue
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._pause):
                     await self._hurry.wait()

@@ -1,0 +1,43 @@
+"""Memory that is free goes back to the system."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gwstream import memory
+
+PAGE = 4096
+
+
+def resident() -> int:
+    """Bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+async def test_what_lies_free_between_blocks_in_use_goes_back() -> None:
+    size, count = 16 * 1024, 4000  # small enough for the heap
+    blocks = [np.ones(size // 8) for _ in range(count)]
+    kept = blocks[::50]
+    full = resident()
+    del blocks
+    task = asyncio.create_task(memory.give_back(0.01))
+    async with asyncio.timeout(20):
+        while full - resident() < size * count // 2:
+            await asyncio.sleep(0.01)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert all(block.sum() == size // 8 for block in kept)
+
+
+async def test_without_glibc_there_is_nothing_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
+    async with asyncio.timeout(1):
+        await memory.give_back(0.0)
