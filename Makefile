@@ -130,7 +130,7 @@ bench-calibration: $(VENV)/.test ## how soon live calibration finds a fault (a q
 bench-network: $(VENV)/.test ## which signals two detectors find together, and what chance makes (5 minutes)
 	$(BIN)/python benchmarks/network.py
 
-bench-mutants: $(VENV)/.test ## 120 000 damaged frames through the reader: none crashes it or passes for strain
+bench-mutants: $(VENV)/.test ## 150 000 damaged frames through the reader: none crashes it or passes for strain
 	$(BIN)/python benchmarks/mutants.py
 
 bench-overload: $(VENV)/.test ## more live strain than the machine holds: what is given up, latency, recovery (4 minutes)
