@@ -122,7 +122,9 @@ def shard(seed: int, number: int, count: int) -> dict[str, int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=150_000, help="mutants (default 150000, of a recorded file five of seven)")
+    parser.add_argument(
+        "--count", type=int, default=150_000, help="mutants (default 150000, of a recorded file five of seven)"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--shard", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()

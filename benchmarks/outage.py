@@ -37,7 +37,7 @@ from gwstream.publish.store import read
 BAR = 10.0  # s
 BEFORE = 66  # s of strain before the clock starts
 UP = 20  # s at real time before the outage, and after it
-STREAMS = 12
+STREAMS = 7
 RATE = 1024  # Hz
 KIND = "broker killed"
 FAR = 2**62  # ns

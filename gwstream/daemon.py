@@ -49,6 +49,7 @@ def run(config: Config, *, read: Read | None = None, print_messages: bool = Fals
     instead of MQTT. Raises `GwstreamError`.
     """
     logs.configure(config.service)
+    memory.one_heap()
     for name in config.source.detectors:
         strain(config, name)  # a wrong directory is said before the seconds that loading a model takes
     log.info("loading the model in %s", config.inference.model)

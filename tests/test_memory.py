@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,3 +43,35 @@ async def test_without_glibc_there_is_nothing_to_do(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
     async with asyncio.timeout(1):
         await memory.give_back(0.0)
+
+
+HEAPS = """
+import ctypes, sys, threading
+from gwstream import memory
+
+if sys.argv[2] == "one":
+    memory.one_heap()
+together = threading.Barrier(8)
+
+def work():
+    together.wait()
+    kept = [bytearray(5000) for _ in range(200)]
+    together.wait()
+
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+libc = ctypes.CDLL(None)
+libc.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+@pytest.mark.parametrize("number", ["one", "many"])
+def test_threads_share_one_heap(tmp_path: Path, number: str) -> None:
+    subprocess.run([sys.executable, "-c", HEAPS, str(tmp_path / "heaps"), number], check=True, timeout=60)
+    heaps = (tmp_path / "heaps").read_text().count("<heap nr=")
+    assert heaps == 1 if number == "one" else heaps > 1
