@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from gwstream import state
 from gwstream.config import InferenceConfig
 from gwstream.errors import EngineError
 from gwstream.inference import plans
@@ -47,7 +46,7 @@ class OpenVinoEngine:
     def __init__(self, net: Network, example: Example, config: InferenceConfig) -> None:
         self.name = named(self.kind, config.precision)
         self._net, self._config = net, config
-        self._plans = Plans(config.cache or state.home() / "engines")
+        self._plans = Plans.of(config)
         self._programs = Buckets(self._program, example)
 
     @classmethod

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gwstream import state
 from gwstream.config import InferenceConfig
 from gwstream.errors import EngineError
 from gwstream.inference import tensorrt
@@ -41,7 +40,7 @@ class TensorRtEngine:
         self.name = named(self.kind, config.precision)
         self._net, self._precision = net, config.precision
         self._written = tensorrt.written(net, config.precision)
-        self._plans = Plans(config.cache or state.home() / "engines")
+        self._plans = Plans.of(config)
         self.unkept = ""
         """Why the next start will compile again; empty: it need not."""
         try:

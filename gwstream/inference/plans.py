@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gwstream import snapshot
+from gwstream import snapshot, state
+from gwstream.config import InferenceConfig
 from gwstream.inference.networks import Network
 
 log = logging.getLogger("inference")
@@ -103,6 +104,11 @@ class Plans:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._loaded: set[str] = set()
+
+    @classmethod
+    def of(cls, config: InferenceConfig) -> Plans:
+        """Those where the settings have them; else beside this host's state."""
+        return cls(config.cache or state.home() / "engines")
 
     def load(self, key: Key) -> Plan | None:
         """The plan of this key; None where there is none that can be trusted and is whole."""
