@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import common
 import numpy as np
 import torch
+from drawings import COLOURS, panels
 
 from gwstream.conditioning import whitening
 from gwstream.conditioning.psd import RunningPsd
@@ -76,10 +77,10 @@ def true_filter(one: Member, spec: ConditioningSpec) -> Member:
 class Trial:
     """The model served three ways, and one history's injections."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, engine: str) -> None:
         self.model = load_model(common.MODEL)
         self.simulator = Simulator(self.model.spec, self.model.bank)
-        normal = InferenceConfig(model=common.MODEL)
+        normal = InferenceConfig(model=common.MODEL, engine=engine)
         self.normal = Inference(self.model, normal)
         self.student = Inference(self.model, normal.model_copy(update={"likelihood": "student"}))
         self.seed = seed
@@ -148,22 +149,39 @@ def figures(seconds: int, rows: Sequence[Row]) -> list[tuple[object, ...]]:
     return lines
 
 
+def draw(rows: Mapping[int, Sequence[Row]]) -> None:
+    """What each history costs in ln Bayes factors, in the mean."""
+    with panels(common.picture("averages"), 1, (4.8, 3.6)) as (axis,):
+        for k, name in enumerate(("Gaussian", "Student-t")):
+            bias = [
+                np.mean([one.log_bayes[k] - one.log_bayes[2] for one in some if SNR[0] <= one.snr <= SNR[1]])
+                for some in rows.values()
+            ]
+            axis.plot(list(rows), bias, "o-", color=COLOURS[k], label=name)
+        axis.set(xlabel="history, s", ylabel="ln B - ln B with the true spectrum")
+        axis.legend()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--injections", type=int, default=300, help="a history (default: %(default)s)")
     parser.add_argument("--histories", type=int, nargs="+", default=HISTORIES, metavar="S", help="seconds")
     parser.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
+    common.add_engine(parser)
     args = parser.parse_args()
-    trial = Trial(args.seed)
+    trial = Trial(args.seed, args.engine)
     head = ("history, averages", "noise", "degrees of freedom", "ln B - ln B known", "its sd", "filtered noise sd")
     lines: list[tuple[object, ...]] = []
+    rows: dict[int, list[Row]] = {}
     for seconds in args.histories:
-        lines += figures(seconds, list(trial.rows(seconds, args.injections)))
-    print(common.machine())
+        rows[seconds] = list(trial.rows(seconds, args.injections))
+        lines += figures(seconds, rows[seconds])
+    print(f"{common.machine()}, engine {trial.normal.engine}")
     print(
         f"\n{args.injections} injections a history; Bayes factors of SNR {SNR[0]:g} to {SNR[1]:g}, all for coverage\n"
     )
     print(common.table((*head, "within 90 %, mean", "least of five"), lines))
+    draw(rows)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import common
 import numpy as np
+from drawings import bars
 
 from gwstream.calibration.ledger import Ledger, Report
 from gwstream.calibration.score import score
@@ -66,13 +67,18 @@ def judged(fault: str, signals: int, inference: Inference, base: Window) -> Iter
         yield ledger.report()
 
 
-def row(fault: str, signals: int, inference: Inference, base: Window) -> list[str]:
-    """The cells of the table."""
+def last(fault: str, signals: int, inference: Inference, base: Window) -> Report:
+    """What is known when the alarm goes up, or at the end."""
     report = None
     for report in judged(fault, signals, inference, base):
         if report.alarm:
             break
     assert report is not None
+    return report
+
+
+def row(fault: str, report: Report) -> list[str]:
+    """The cells of the table."""
     hours = f"{report.total * SETTINGS.interval / 3600:.1f} h, {report.alarm_about}" if report.alarm else "-"
     return [
         fault,
@@ -88,14 +94,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--signals", type=int, default=1500, help="a row at most (default: %(default)s)")
     parser.add_argument("--fault", choices=list(FAULTS), action="append", help="only these rows")
+    common.add_engine(parser)
     options = parser.parse_args()
     model = load_model(common.MODEL)
-    inference = Inference(model, InferenceConfig(model=common.MODEL))
+    inference = Inference(model, InferenceConfig(model=common.MODEL, engine=options.engine))
     base = window()
-    print(f"{common.machine()}; model {model.name} {model.hash[:12]}\n")
+    print(f"{common.machine()}; model {model.name} {model.hash[:12]}, engine {inference.engine}\n")
     head = ["fault", "signals until the alarm", f"at one in {SETTINGS.interval:g} s", "50 %", "90 %", "least p"]
-    rows = [row(fault, options.signals, inference, base) for fault in options.fault or FAULTS]
-    print(common.table(head, rows))
+    found = {fault: last(fault, options.signals, inference, base) for fault in options.fault or FAULTS}
+    print(common.table(head, [row(fault, report) for fault, report in found.items()]))
+    labels = [fault if report.alarm else f"{fault}: no alarm" for fault, report in found.items()]
+    until = {"": [report.total for report in found.values()]}
+    bars(common.picture("calibration"), labels, until, "known signals until the alarm", log=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +22,7 @@ from tempfile import TemporaryDirectory
 
 import common
 import numpy as np
+from drawings import bars
 
 from gwstream.config import InferenceConfig
 from gwstream.errors import EngineError
@@ -42,6 +42,7 @@ WINDOWS = 6
 class Timed:
     """One engine with one model; times in ms, one a round."""
 
+    model: str
     name: str
     inference: Inference
     engine: Engine
@@ -63,10 +64,10 @@ class Timed:
             self.posterior.append(1e3 * (end - middle))
             self.ess.append(posterior.ess)
 
-    def row(self, model: str) -> list[object]:
+    def row(self) -> list[object]:
         tolerance = TOLERANCE["bf16" if self.name.endswith("bf16") else "fp32"]
         return [
-            model,
+            self.model,
             self.name,
             *(f"{start:.2f}" for start in self.starts),
             common.spread(self.network),
@@ -86,17 +87,22 @@ def main() -> None:
         print(f"OpenVINO {version('openvino')}, ", end="")
     print(f"{common.machine()}\n{args.rounds} rounds, signals of SNR {SNRS[0]:g} to {SNRS[1]:g}: median (quartiles)\n")
     head = ["model", "engine", "first start, s", "next, s", "network, ms", "posterior, ms", "ESS", "from torch, sd"]
-    rows: list[Sequence[object]] = []
+    made: list[Timed] = []
     failures: list[str] = []
     with TemporaryDirectory() as cache:
         for folder in folders:
-            rows += measure(folder, args.rounds, Path(cache), failures)
-    print(common.table(head, rows))
+            made += measure(folder, args.rounds, Path(cache), failures)
+    print(common.table(head, [one.row() for one in made]))
+    took = {
+        "network": [float(np.median(one.network)) for one in made],
+        "whole posterior": [float(np.median(one.posterior)) for one in made],
+    }
+    bars(common.picture("engines"), [f"{one.model}, {one.name}" for one in made], took, "processor time, ms")
     print("".join(f"\n{failure}" for failure in failures))
 
 
-def measure(folder: Path, rounds: int, cache: Path, failures: list[str]) -> list[list[object]]:
-    """The rows of one model; ``cache``: holds nothing of it; ``failures``: gets the engines that cannot run it."""
+def measure(folder: Path, rounds: int, cache: Path, failures: list[str]) -> list[Timed]:
+    """The engines with one model; ``cache``: holds nothing of it; ``failures``: gets the engines that cannot run it."""
     model = load_model(folder)
     windows = golden(model, InferenceConfig().latents)
     made: list[Timed] = []
@@ -109,12 +115,12 @@ def measure(folder: Path, rounds: int, cache: Path, failures: list[str]) -> list
             failures.append(f"{model.name}, {candidate.name}: {problem}")
             continue
         distance = 0.0 if engine.kind == "torch" else max(one.distance(model.net, engine) for one in windows)
-        made.append(Timed(candidate.name, inference, engine, (first, following), distance))
+        made.append(Timed(model.name, candidate.name, inference, engine, (first, following), distance))
     triggers = signals(model, made[0].inference)
     for number in range(-1, rounds):  # the first, which pays for what is done once, does not count
         for one in made:
             one.take(windows[number % len(windows)], triggers[number % len(triggers)], counts=number >= 0)
-    return [one.row(model.name) for one in made]
+    return made
 
 
 def started(candidate: Candidate, model: Model) -> tuple[float, Engine]:

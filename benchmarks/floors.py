@@ -21,6 +21,7 @@ from pathlib import Path
 import common
 import numpy as np
 import torch
+from drawings import bars
 from engines import signals
 from rates import RATE, Machine
 from torch.utils.flop_counter import FlopCounterMode
@@ -331,6 +332,8 @@ def main() -> None:
         store.close()
     head = ["path", "floor's arithmetic", "floor, ms", "wall, ms (quartiles)", "processor, ms", "wall / floor"]
     print(common.table(head, [path.row() for path in paths]))
+    took = {"floor": [1e3 * path.floor for path in paths], "wall": [float(np.median(path.wall)) for path in paths]}
+    bars(common.picture("floors"), [path.name for path in paths], took, "ms", log=True)
 
 
 if __name__ == "__main__":

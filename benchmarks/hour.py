@@ -21,6 +21,7 @@ from pathlib import Path
 
 import common
 import numpy as np
+from drawings import COLOURS, panels
 
 from gwstream.injection import Injection, write
 
@@ -54,12 +55,13 @@ def signals(seconds: int, seed: int) -> list[tuple[Injection, float]]:
     return out
 
 
-async def run(path: Path, seconds: int, seed: int) -> Run:
+async def run(path: Path, seconds: int, seed: int, engine: str) -> Run:
     out = Run()
     begin = time.monotonic()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "gwstream", "simulate", "--json", "--detectors", DETECTOR, "--asd", CURVE),
         *("--duration", str(seconds), "--injections", str(path), "--seed", str(seed), "--speed", "0"),
+        *("--engine", engine),
         stdout=asyncio.subprocess.PIPE,
         limit=2**22,
     )
@@ -123,7 +125,7 @@ def report(injected: list[tuple[Injection, float]], out: Run, seconds: int) -> s
     quarters = [memory[min(len(memory) - 1, round(part * (len(memory) - 1)))] for part in (0.1, 0.25, 0.5, 0.75, 0.99)]
     return "\n".join(
         [
-            common.machine(),
+            f"{common.machine()}, engine {', '.join(sorted({e['posterior']['engine'] for e in events}))}",
             f"{seconds} s of {CURVE} noise, {len(injected)} signals; {out.posteriors} posteriors, {len(events)} events",
             f"events from noise alone: {len(events) - len(near)}; beside a signal, but not at its time: "
             f"{len(near) - len(matched)}",
@@ -136,6 +138,15 @@ def report(injected: list[tuple[Injection, float]], out: Run, seconds: int) -> s
             ),
         ]
     )
+
+
+def draw(injected: list[tuple[Injection, float]], events: list[Message]) -> None:
+    """The SNR of every signal as it was found, at 0 where it was not."""
+    with panels(common.picture("hour"), 1, (4.5, 4.0)) as (axis,):
+        found = [(snr, e["posterior"]["snr"] if (e := recovered(one, events)) else 0.0) for one, snr in injected]
+        axis.plot(*zip(*found, strict=True), "o", color=COLOURS[0])
+        axis.plot(SNRS, SNRS, color=COLOURS[-1], linewidth=1)
+        axis.set(xlabel="optimal SNR", ylabel="SNR found")
 
 
 def aside(event: Message, injected: list[tuple[Injection, float]]) -> str:
@@ -160,13 +171,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=3600, help="of strain (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
+    common.add_engine(parser)
     args = parser.parse_args()
     injected = signals(args.seconds, args.seed)
     with tempfile.TemporaryDirectory(prefix="gwstream-hour-") as folder:
         path = Path(folder) / "injections.jsonl"
         write(path, [one for one, _ in injected])
-        out = asyncio.run(run(path, args.seconds, args.seed))
+        out = asyncio.run(run(path, args.seconds, args.seed, args.engine))
     print(report(injected, out, args.seconds))
+    draw(injected, list(out.events.values()))
 
 
 if __name__ == "__main__":

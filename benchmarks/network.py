@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import common
 import numpy as np
 import torch
+from drawings import bars
 
 from gwstream.config import InferenceConfig, SummaryConfig
 from gwstream.inference import Inference, load_model
@@ -55,15 +56,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=600, help="signals, each in two detectors")
     parser.add_argument("--seed", type=int, default=1)
+    common.add_engine(parser)
     args = parser.parse_args()
-    print(report(simulate(args.pairs, args.seed)))
+    inference = Inference(load_model(default_model()), InferenceConfig(engine=args.engine))
+    pairs = simulate(inference, args.pairs, args.seed)
+    print(f"{common.machine()}, engine {inference.engine}\n\n{report(pairs)}")
+    names, behind, together = zip(*recovered(pairs), strict=True)
+    kinds = {"behind both gates": behind, "made a network event": together}
+    bars(common.picture("network"), names, kinds, "signals, by combined SNR")
 
 
-def simulate(count: int, seed: int) -> list[Pair]:
+def simulate(inference: Inference, count: int, seed: int) -> list[Pair]:
     from rich.progress import track
 
-    model = load_model(default_model())
-    inference = Inference(model, InferenceConfig())
+    model = inference.model
     rng = np.random.default_rng([seed, 4])
     generator = torch.Generator().manual_seed(seed)
     members = family(model.spec, model.bank, FAMILY, rng)
@@ -99,17 +105,19 @@ def judged(found: list[Posterior], passed: bool, truth: float, prior: Prior) -> 
 
 def report(pairs: list[Pair]) -> str:
     masses = ChirpMasses(common.spec().prior)
-    return "\n".join([common.machine(), "", recovery(pairs), "", mass(pairs, masses), "", chance(pairs)])
+    head = ("combined SNR", "signals behind both gates", "made a network event")
+    return "\n".join([common.table(head, recovered(pairs)), "", mass(pairs, masses), "", chance(pairs)])
 
 
-def recovery(pairs: list[Pair]) -> str:
+def recovered(pairs: list[Pair]) -> list[tuple[str, int, int]]:
+    """By combined SNR: signals behind both gates, and how many made a network event."""
     rows = []
     for low, high in itertools.pairwise(EDGES):
         chosen = [one for one in pairs if one.passed and low <= one.snr < high]
         found = sum(one.together for one in chosen)
         name = f"{low:g} to {high:g}" if math.isfinite(high) else f"over {low:g}"
         rows.append((name, len(chosen), found))
-    return common.table(("combined SNR", "signals behind both gates", "made a network event"), rows)
+    return rows
 
 
 def mass(pairs: list[Pair], masses: ChirpMasses) -> str:

@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import common
 import numpy as np
@@ -36,7 +35,6 @@ RATE = 4096
 START = 1_400_000_000
 WARM_UP = 16  # s of strain before the first window that counts
 STEADY = ("H1", "L1")
-OUT = Path(__file__).resolve().parent.parent / "build" / "overload.png"
 PIECE = 32  # s of noise, which those that join later have in common
 NAMES = [f"{letter}{digit}" for letter, digit in itertools.product("ABCDEFGIJKMNOPQRSTUVWXYZ", "123456789")]
 
@@ -213,8 +211,7 @@ def steps(levels: Sequence[tuple[float, int]], origin: float, at: np.ndarray) ->
 
 def draw(seen: Seen, origin: float, phases: Sequence[tuple[str, float, float]]) -> None:
     """Level, backlog and latency of events over time."""
-    OUT.parent.mkdir(exist_ok=True)
-    with panels(OUT, 3, (15, 4)) as (level, depth, late):
+    with panels(common.picture("overload"), 3, (15, 4)) as (level, depth, late):
         at = np.arange(0, phases[-1][2], 0.25)
         level.step(at, steps(seen.levels, origin, at), where="post", color=COLOURS[0])
         level.set_yticks(range(len(LOADS)), LOADS)
@@ -249,7 +246,7 @@ def main() -> None:
         "given up (windows, or posteriors)",
     ]
     print(f"\n{common.machine()}\n{about}\n\n{common.table(head, rows(seen, origin, phases))}")
-    print(f"\n{seen.come} windows: {seen.judged} judged, {seen.told} posteriors, {seen.balance} unaccounted for; {OUT}")
+    print(f"\n{seen.come} windows: {seen.judged} judged, {seen.told} posteriors, {seen.balance} unaccounted for")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import common
 import numpy as np
+from drawings import COLOURS, panels
 
 from gwstream.config import MetricsConfig
 from gwstream.records import Batch, Strain, Trigger, Whitener, Window
@@ -97,6 +99,7 @@ def main() -> None:
     parser.add_argument("--detectors", type=int, default=32)
     parser.add_argument("--seconds", type=int, default=20)
     arguments = parser.parse_args()
+    print(common.machine())
     for looked_at in (False, True):
         spent, size = daemon(arguments.detectors, arguments.seconds, looked_at)
         whole = spent * arguments.detectors / 1e4
@@ -110,6 +113,12 @@ def main() -> None:
         print(
             f"browser, 3 detectors at 10 Hz, {what}: median {middle:.1f} ms, 95 % {high:.1f}, most {values.max():.1f}"
         )
+    with panels(common.picture("page"), 2, (8.0, 3.4)) as axes:
+        for axis, values, what, colour in zip(
+            axes, (intervals, costs), ("between two", "of one"), COLOURS, strict=False
+        ):
+            axis.hist(values, bins=40, color=colour)
+            axis.set(xlabel=f"{what}, ms", ylabel="frames")
     print(f"browser: {1000 / intervals.mean():.1f} frames a second, {len(intervals)} frames")
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 import aiomqtt
 import common
 import numpy as np
+from drawings import bars
 
 from gwstream.demo import child
 from gwstream.demo.broker import Broker
@@ -130,6 +131,7 @@ def main() -> int:
     beyond = [late - early for early, late in zip(*list(found.values())[:2], strict=True)]
     rows.append(("of this beyond the imports", *(f"{v:.2f}" for v in (np.median(beyond), min(beyond), max(beyond)))))
     print(common.table(("s from starting the process", "median", "least", "most"), rows))
+    bars(common.picture("restart"), [label for label, *_ in rows], {"": [float(row[1]) for row in rows]}, "s, median")
     return int(np.median(beyond) > BAR)
 
 

@@ -41,10 +41,12 @@ def simulated_config(
     return _config({"kind": "simulated", "detectors": each, "speed": speed, **source}, **common)
 
 
-def _config(source: dict[str, Any], *, model: Path | None, gate_snr: float, broker: str | None) -> Config:
+def _config(
+    source: dict[str, Any], *, model: Path | None, gate_snr: float, broker: str | None, engine: str = "auto"
+) -> Config:
     table: dict[str, Any] = {
         "source": source,
-        "inference": {"model": (model or default_model()).resolve(), "gate_snr": gate_snr},
+        "inference": {"model": (model or default_model()).resolve(), "engine": engine, "gate_snr": gate_snr},
         "metrics": {"enabled": False},
         "calibration": {"interval": 0},
         "service": {"state": ""},  # it leaves nothing behind but what it compiled

@@ -350,6 +350,14 @@ def test_replay_reads_the_detector_from_the_name() -> None:
     assert config.inference.model == settings.default_model().resolve()
 
 
+@pytest.mark.parametrize("command", [("simulate",), ("replay", "H-H1_x.gwf")])
+def test_the_engine_can_be_chosen(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Config] = []
+    monkeypatch.setattr("gwstream.daemon.run", lambda config, **_: seen.append(config) or 0)
+    assert cli.main([*command, "--engine", "torch"]) == cli.main([*command]) == 0
+    assert [config.inference.engine for config in seen] == ["torch", "auto"]
+
+
 def test_replay_asks_for_the_detector_it_cannot_tell(tmp_path: Path) -> None:
     (tmp_path / "strain.hdf5").touch()
     with pytest.raises(ConfigError, match=r"strain\.hdf5: .*--detector"):

@@ -156,6 +156,7 @@ def _call_simulate(args: argparse.Namespace) -> int:
 
 def _stream_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", type=Path, help="model folder (default: the shipped models/bbh-1det)")
+    command.add_argument("--engine", default="auto", help="as inference.engine of the settings (default: %(default)s)")
     command.add_argument("--gate-snr", type=float, default=6.5, metavar="SNR", help="(default: %(default)s)")
     command.add_argument(
         "--speed", type=float, default=0.0, help="times real time; 0: as fast as possible (default: %(default)g)"
@@ -166,7 +167,7 @@ def _stream_options(command: argparse.ArgumentParser) -> None:
 
 
 def _stream(args: argparse.Namespace) -> dict[str, Any]:
-    return {"model": args.model, "gate_snr": args.gate_snr, "speed": args.speed, "broker": args.broker}
+    return {name: getattr(args, name) for name in ("model", "engine", "gate_snr", "speed", "broker")}
 
 
 def _train(commands: Commands) -> None:

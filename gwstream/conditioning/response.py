@@ -15,7 +15,7 @@ from gwstream.model import ConditioningSpec
 from gwstream.records import Floats
 
 DESIGN_RATE = 16  # times the model's rate: where the anti-alias filter's response is evaluated
-Spectrum = NDArray[np.complex128]
+Spectrum = NDArray[np.complexfloating]
 
 
 @lru_cache(maxsize=8)
@@ -38,10 +38,12 @@ def decimate(spec: ConditioningSpec, spectrum: Spectrum) -> Spectrum:
     return np.asarray(out)
 
 
-def response(spec: ConditioningSpec, spectrum: Spectrum, taps: Floats) -> Floats:
+def response(spec: ConditioningSpec, spectrum: Spectrum, taps: Floats) -> NDArray[np.floating]:
     """Whitened waveform in the time domain, (…, n) at ``spec.rate``, of *decimated* spectra (…, n / 2 + 1) in 1/Hz.
 
-    n must leave room for signal and filter together, or the end wraps around to the beginning.
+    n must leave room for signal and filter together, or the end wraps around to the beginning. In the precision of the
+    spectra.
     """
     n = 2 * (spectrum.shape[-1] - 1)
-    return np.asarray(np.fft.irfft(spectrum * np.fft.rfft(taps, n), n) * spec.rate)
+    filtered = spectrum * np.fft.rfft(taps * spec.rate, n).astype(spectrum.dtype)
+    return np.asarray(np.fft.irfft(filtered, n))

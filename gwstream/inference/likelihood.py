@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gwstream.conditioning.response import decimate, response
-from gwstream.inference.bank import Bank, Complexes
+from gwstream.inference.bank import Bank
 from gwstream.model import ConditioningSpec
 from gwstream.records import Floats, Whitener
 
@@ -29,15 +29,19 @@ BLOCK = 128  # waveforms at a time in double precision: they stay in the cache
 
 
 @lru_cache(maxsize=4)
-def _shifted(spec: ConditioningSpec, bank: Bank) -> Complexes:
-    """Decimated spectra (SHIFTS, 2 K, bins) of every component, and of i times it, at every sub-sample shift."""
+def _shifted(spec: ConditioningSpec, bank: Bank) -> NDArray[np.complex64]:
+    """Decimated spectra (SHIFTS, 2 K, bins) of every component, and of i times it, at every sub-sample shift.
+
+    In single precision, as the waveforms will be: to filter them, every second, takes half the time.
+    """
     full = np.zeros((2 * bank.size, round(spec.rate / bank.delta_f) + 1), np.complex128)
     stop = bank.first_bin + bank.basis.shape[1]
     full[: bank.size, bank.first_bin : stop] = bank.basis
     full[bank.size :, bank.first_bin : stop] = 1j * bank.basis
     f = np.arange(full.shape[1]) * bank.delta_f
     times = LEAD / bank.delta_f + np.arange(SHIFTS) / (SHIFTS * spec.rate)
-    return np.stack([decimate(spec, full * np.exp(-2j * np.pi * f * time)) for time in times])
+    shifted = np.stack([decimate(spec, full * np.exp(-2j * np.pi * f * time)) for time in times])
+    return shifted.astype(np.complex64)
 
 
 class Templates:
@@ -47,7 +51,7 @@ class Templates:
         self.bank = bank
         self.rate, self.band, self.floor = spec.rate, spec.band_hz, spec.floor_hz
         self.length = spec.window
-        self.components = response(spec, _shifted(spec, bank), whitener.taps).astype(np.float32)
+        self.components = response(spec, _shifted(spec, bank), whitener.taps).astype(np.float32, copy=False)
         self.origin = round(LEAD / bank.delta_f * spec.rate)
 
     def pieces(self, node: int) -> Singles:

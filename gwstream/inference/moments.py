@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gwstream.inference.squares import Squares
+
 CHIRPS, RATIOS = 112, 9
 CLEAR_SNR = 20.0  # above it the likelihood is flattened to the width it has here, so that the grid resolves it
 LEAST_SNR = 4.0
@@ -36,13 +38,15 @@ FIELDS = (
 class Grid:
     """Nodes of a bank over the prior, N = RATIOS * CHIRPS, ratio by ratio.
 
-    ``mix`` (2 N, 2 K): the two phases as mixtures of real components; ``log_chirp`` (CHIRPS,); ``ratios`` (RATIOS,);
+    ``mix`` (2 N, 2 K): the two phases as mixtures of real components; ``squares``: what gives their squared norms;
+    ``log_chirp`` (CHIRPS,); ``ratios`` (RATIOS,);
     ``log_measure`` (N,): ln of the prior mass of a node's cell, were there no limits of the masses; ``inside`` (N,):
     whether some of the cell lies within them; ``limits`` (RATIOS, 2): those of ln chirp mass; ``blur`` (CHIRPS,):
     variance of ln chirp mass in a cell; ``finer`` (FINER, RATIOS): values between the ratios by a cubic spline.
     """
 
     mix: Tensor
+    squares: Squares
     log_chirp: Tensor
     ratios: Tensor
     log_measure: Tensor

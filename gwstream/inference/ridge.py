@@ -23,6 +23,7 @@ from torch.nn import functional
 from gwstream.inference.bank import Bank
 from gwstream.inference.likelihood import SHIFTS, Templates
 from gwstream.inference.moments import CHIRPS, FINER, RATIOS, Grid, Ridge, measure
+from gwstream.inference.squares import Squares
 from gwstream.prior import Prior
 from gwstream.records import Floats
 from gwstream.waveforms import component_masses
@@ -39,6 +40,8 @@ LOW = 256
 NEAR = 9  # lags on either side at the second, every one above CLOSE_SNR and every other below
 CLOSE_SNR = 15.0
 NORM_TIMES = 3
+SINES = fft.irfft(fft.rfft(np.eye(FORMS), axis=0)[:2] * PARTS / FORMS, PARTS, axis=0)
+"""(PARTS, FORMS): mean and sine through values at FORMS parts of a sample, at all PARTS."""
 
 
 @lru_cache(maxsize=4)
@@ -59,6 +62,7 @@ def grid(bank: Bank, prior: Prior) -> Grid:
     mix = np.concatenate([np.hstack([c.real, c.imag]), np.hstack([-c.imag, c.real])])
     return Grid(
         mix=torch.from_numpy(mix).float(),
+        squares=Squares.of(torch.from_numpy(mix).float()),
         log_chirp=torch.from_numpy(np.log(chirps)).float(),
         ratios=torch.from_numpy(ratios).float(),
         log_measure=torch.from_numpy(2 * np.log(mass_1) + np.log(np.tile(cells, RATIOS))).float(),
@@ -92,17 +96,7 @@ class Projector:
         begins = [self._origin - round(float(time) * self.rate) for time in self._times]
         some = self._components[:: PARTS // FORMS]
         pieces = torch.stack([some[:, :, begin : begin + self._length] for begin in begins]).flatten(0, 1)
-        small, large = self.nodes.mix.abs().max(), pieces.abs().max()  # strain squared is beyond single precision
-        mix, pieces = self.nodes.mix / small, pieces / large
-        first, second = mix.chunk(2)
-        left = mix @ (pieces @ pieces.mT)
-        along, across = left.chunk(2, dim=1)
-        table = torch.stack(
-            [torch.linalg.vecdot(*pair) for pair in ((along, first), (along, second), (across, second))]
-        )
-        given = table.reshape(3, NORM_TIMES, FORMS, -1).double().numpy() * float(small * large) ** 2
-        harmonics = fft.rfft(given, axis=2)[:, :, :2] * PARTS / FORMS
-        return np.asarray(fft.irfft(harmonics, PARTS, axis=2))
+        return np.asarray(SINES @ self.nodes.squares(pieces).reshape(3, NORM_TIMES, FORMS, -1).numpy())
 
     def forms(self, times: Tensor, parts: Tensor) -> Tensor:
         """(3, B, lags, N): ln of the largest likelihood ratio as a quadratic form of the products with either phase.
