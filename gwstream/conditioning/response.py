@@ -1,4 +1,4 @@
-"""A template through the very filters of a window: the one function that `inference` takes from this stage.
+"""A template through the very filters of a window: what `inference` takes from this stage.
 
 Pure: anti-alias filter, folding at the model's Nyquist frequency, and the live whitening taps, in the frequency domain.
 """
@@ -15,7 +15,7 @@ from gwstream.model import ConditioningSpec
 from gwstream.records import Floats
 
 DESIGN_RATE = 16  # times the model's rate: where the anti-alias filter's response is evaluated
-Spectrum = NDArray[np.complexfloating]
+Spectrum = NDArray[np.complex128]
 
 
 @lru_cache(maxsize=8)
@@ -38,12 +38,15 @@ def decimate(spec: ConditioningSpec, spectrum: Spectrum) -> Spectrum:
     return np.asarray(out)
 
 
-def response(spec: ConditioningSpec, spectrum: Spectrum, taps: Floats) -> NDArray[np.floating]:
-    """Whitened waveform in the time domain, (…, n) at ``spec.rate``, of *decimated* spectra (…, n / 2 + 1) in 1/Hz.
+def transfer(spec: ConditioningSpec, taps: Floats, bins: int) -> Spectrum:
+    """What times *decimated* spectra (…, bins) in 1/Hz is the discrete transform of whitened waveforms, (bins,).
 
-    n must leave room for signal and filter together, or the end wraps around to the beginning. In the precision of the
-    spectra.
+    Those are 2 (bins - 1) samples at ``spec.rate``, which must leave room for signal and filter together, or the end
+    wraps around to the beginning.
     """
-    n = 2 * (spectrum.shape[-1] - 1)
-    filtered = spectrum * np.fft.rfft(taps * spec.rate, n).astype(spectrum.dtype)
-    return np.asarray(np.fft.irfft(filtered, n))
+    return np.asarray(np.fft.rfft(taps * spec.rate, 2 * (bins - 1)))
+
+
+def response(spec: ConditioningSpec, spectrum: Spectrum, taps: Floats) -> Floats:
+    """Whitened waveform in the time domain, (…, n) at ``spec.rate``, of *decimated* spectra (…, n / 2 + 1) in 1/Hz."""
+    return np.fft.irfft(spectrum * transfer(spec, taps, spectrum.shape[-1]))

@@ -17,9 +17,12 @@ FLOOR_DB = 60.0
 DRIFT_BANDS = 8
 
 
-def frequencies(spec: ConditioningSpec) -> Floats:
-    """Of the PSD's bins, Hz, (spec.taps / 2 + 1,)."""
-    return np.asarray(np.fft.rfftfreq(spec.taps, 1 / spec.rate))
+@lru_cache(maxsize=8)
+def frequencies(spec: ConditioningSpec, finer: int = 1) -> Floats:
+    """Of the PSD's bins, or of bins so many times finer, Hz, (finer * spec.taps / 2 + 1,). Not to be written to."""
+    found = np.fft.rfftfreq(finer * spec.taps, 1 / spec.rate)
+    found.flags.writeable = False
+    return np.asarray(found)
 
 
 def unit_variance(averages: int) -> float:
@@ -40,7 +43,7 @@ def minimum_phase(spec: ConditioningSpec, psd: Floats, averages: int) -> Floats:
     """
     n = OVERSAMPLE * spec.taps
     target = np.log(psd * spec.rate / 2 * unit_variance(averages)) + _inflation(spec)
-    fine = np.interp(np.fft.rfftfreq(n, 1 / spec.rate), frequencies(spec), target)
+    fine = np.interp(frequencies(spec, OVERSAMPLE), frequencies(spec), target)
     cepstrum = np.fft.irfft(-0.5 * fine, n)
     cepstrum[1 : n // 2] *= 2.0
     cepstrum[n // 2 + 1 :] = 0.0

@@ -7,6 +7,7 @@ Every template, at every lag, is two orthonormal vectors (phase 0 and, made orth
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -43,13 +44,12 @@ class MatchedFilter:
     """
 
     def __init__(self, templates: Templates, time_range: tuple[float, float]) -> None:
-        gate = templates.bank.gate
         nodes = lag_nodes(templates.rate, time_range)
-        self.count, self.lags = len(gate), len(nodes)
+        self.count, self.lags = len(templates.bank.gate), len(nodes)
         self.times = torch.from_numpy(nodes / (SHIFTS * templates.rate)).float()
         begin, end = int(nodes[0]) // SHIFTS, int(nodes[-1]) // SHIFTS  # whole samples
         parts = range(0, SHIFTS, STRIDE)
-        mix = _mix(templates.bank, gate)
+        mix = _mix(templates.bank)
         series = np.stack([mix @ templates.stretch(part, begin, end) for part in parts])  # (parts, 2 N, long)
         self._room = end - begin
         self._first = int(nodes[0] - SHIFTS * begin) // STRIDE  # nodes of the first whole sample before the first lag
@@ -77,9 +77,10 @@ def lag_nodes(rate: int, time_range: tuple[float, float]) -> np.ndarray[tuple[in
     return np.arange(low, high + 1) * STRIDE
 
 
-def _mix(bank: Bank, gate: Floats) -> Floats:
-    """Real components' shares (2 N, 2 K) in either phase of the templates: 0, then a quarter period later."""
-    c = bank.coefficients(*component_masses(gate[:, 0], gate[:, 1]))
+@lru_cache(maxsize=4)
+def _mix(bank: Bank) -> Floats:
+    """Real components' shares (2 N, 2 K) in either phase of the gate's templates: 0, then a quarter period later."""
+    c = bank.coefficients(*component_masses(*bank.gate.T))
     # h(phase 0) takes c, a quarter period later i c
     return np.concatenate([np.hstack([c.real, c.imag]), np.hstack([-c.imag, c.real])])
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gwstream.conditioning.response import decimate, response
+from gwstream.conditioning.response import decimate, transfer
 from gwstream.inference.bank import Bank
 from gwstream.model import ConditioningSpec
 from gwstream.records import Floats, Whitener
@@ -29,7 +29,7 @@ BLOCK = 128  # waveforms at a time in double precision: they stay in the cache
 
 
 @lru_cache(maxsize=4)
-def _shifted(spec: ConditioningSpec, bank: Bank) -> NDArray[np.complex64]:
+def _shifted(spec: ConditioningSpec, bank: Bank) -> Tensor:
     """Decimated spectra (SHIFTS, 2 K, bins) of every component, and of i times it, at every sub-sample shift.
 
     In single precision, as the waveforms will be: to filter them, every second, takes half the time.
@@ -41,7 +41,7 @@ def _shifted(spec: ConditioningSpec, bank: Bank) -> NDArray[np.complex64]:
     f = np.arange(full.shape[1]) * bank.delta_f
     times = LEAD / bank.delta_f + np.arange(SHIFTS) / (SHIFTS * spec.rate)
     shifted = np.stack([decimate(spec, full * np.exp(-2j * np.pi * f * time)) for time in times])
-    return shifted.astype(np.complex64)
+    return torch.from_numpy(shifted.astype(np.complex64))
 
 
 class Templates:
@@ -51,7 +51,9 @@ class Templates:
         self.bank = bank
         self.rate, self.band, self.floor = spec.rate, spec.band_hz, spec.floor_hz
         self.length = spec.window
-        self.components = response(spec, _shifted(spec, bank), whitener.taps).astype(np.float32, copy=False)
+        shifted = _shifted(spec, bank)
+        filtered = shifted * torch.from_numpy(transfer(spec, whitener.taps, shifted.shape[-1])).to(shifted.dtype)
+        self.components: Singles = torch.fft.irfft(filtered).numpy()
         self.origin = round(LEAD / bank.delta_f * spec.rate)
 
     def pieces(self, node: int) -> Singles:
