@@ -184,14 +184,15 @@ def of_windows(m: Machine, inference: Inference, config: InferenceConfig) -> lis
     gate, gate_why = gating(live, spec.window)
     bins = live.templates.components.shape[-1]
     series = live.templates.components.shape[0] * live.templates.components.shape[1]
-    nodes, half = len(inference._nodes.log_measure), inference._nodes.mix.shape[1]
-    grams = 12 * 2 * (2 * nodes * half**2)
+    squares = inference._nodes.squares
+    norms = 2 * 12 * (squares.alike.numel() + 2 * squares.apart.numel())
+    read = 4 * (squares.alike.numel() + squares.apart.numel())
     flop = _flop(inference, BATCH) / BATCH
     return [
         Hot(
             "preparation for a whitener",
-            f"{series} transforms of {bins}, fp64; products of {grams / 1e6:.0f} MFLOP",
-            series * fft(bins) / m.dgemm + grams / m.sgemm,
+            f"{series} transforms of {bins}; products of {norms / 1e6:.0f} MFLOP with {read / 1e6:.1f} MB read",
+            series * fft(bins) / m.sgemm + max(norms / m.sgemm, read / m.memory),
             lambda: Live.of(Templates(spec, bank, whitener), inference._nodes, model.spec.prior).projector,
         ),
         Hot(
