@@ -140,6 +140,7 @@ class _Daemon:
                 parts = self._parts(Printer(closed=life.stop.set), Watch(self.feed, live=self._source.live))
             else:
                 parts = await self._published(stack)
+            memory.settle()
             life.ready(self._status)
             await pipeline.run(parts, life.stop, self._succession)
 
@@ -205,6 +206,7 @@ class _Daemon:
             if reason:
                 log.error("not reloaded, all goes on as it was: %s", reason)
             else:
+                memory.settle()
                 log.info("reloaded: %s; changed: %s", self._status, ", ".join(keys) or "no setting")
             self._metrics.served.reloaded(result)
             if self._publisher is not None:

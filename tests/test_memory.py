@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import platform
 import subprocess
 import sys
+import weakref
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,6 +45,40 @@ async def test_without_glibc_there_is_nothing_to_do(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
     async with asyncio.timeout(1):
         await memory.give_back(0.0)
+
+
+SETTLED = """
+import gc, sys
+from gwstream import cli
+
+status = cli.main(["simulate", "--duration", "14", "--interval", "5", "--json"])
+print(status, gc.get_freeze_count(), len(gc.get_objects()), file=sys.stderr)
+"""
+
+
+def test_the_collector_leaves_alone_what_was_there_when_the_daemon_began() -> None:
+    found = subprocess.run([sys.executable, "-c", SETTLED], check=True, timeout=120, capture_output=True, text=True)
+    status, frozen, others = map(int, found.stderr.split()[-3:])
+    assert status == 0
+    assert frozen > 10 * others
+
+
+def test_what_refers_to_itself_is_found_when_all_has_settled_anew() -> None:
+    class Knot:
+        itself: Knot
+
+    knot = Knot()
+    knot.itself = knot
+    gone = weakref.ref(knot)
+    try:
+        memory.settle()
+        del knot
+        gc.collect()
+        assert gone() is not None  # it was there when all settled
+        memory.settle()
+        assert gone() is None
+    finally:
+        gc.unfreeze()
 
 
 HEAPS = """
