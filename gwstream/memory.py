@@ -1,4 +1,4 @@
-"""Keeps the memory of a process that lives for months where it is after its first hour, and its collector out of the way.
+"""Keeps the memory of a process that lives for months where it is after an hour, and its collector out of the way.
 
 glibc keeps what was freed below a block that is still in use, and has a heap for each of many threads. With arrays of
 all sizes, made in one thread and freed in another, that came to some percent an hour, though nothing is held on to.

@@ -53,7 +53,12 @@ class Templates:
         self.length = spec.window
         shifted = _shifted(spec, bank)
         filtered = shifted * torch.from_numpy(transfer(spec, whitener.taps, shifted.shape[-1])).to(shifted.dtype)
-        self.components: Singles = torch.fft.irfft(filtered).numpy()
+        count, rows, bins = shifted.shape
+        # behind the last shift, the first ones a sample later: neighbours in time always lie one below the other
+        self._longer = torch.empty(count + STENCIL - 1, rows, 2 * (bins - 1))
+        torch.fft.irfft(filtered, out=self._longer[:count])
+        self._longer[count:] = self._longer[: STENCIL - 1].roll(1, dims=-1)
+        self.components: Singles = self._longer[:count].numpy()
         self.origin = round(LEAD / bank.delta_f * spec.rate)
 
     def pieces(self, node: int) -> Singles:
@@ -89,26 +94,25 @@ class Templates:
         edges = np.append(np.flatnonzero(begins), len(x))
         out = torch.empty(len(x), self.length)
         for low, high in pairwise(edges.tolist()):
-            first, part = int(cell[order[low]]) - 1, out[low:high]
-            torch.mm(mixed[0, low:high], self._node(first), out=part)
-            for k in range(1, STENCIL):
-                part.addmm_(mixed[k, low:high], self._node(first + k))
+            torch.mm(mixed[low:high], self._neighbours(int(cell[order[low]]) - 1), out=out[low:high])
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
         return np.asarray(out[torch.from_numpy(back)].numpy())
 
     def _mixed(self, x: Floats, part: Floats) -> Tensor:
-        """Amplitudes of the real components at each node of the stencil, (STENCIL, S, 2 K), ``part`` of the way on."""
+        """Amplitudes of the real components at the nodes of the stencil, (S, STENCIL 2 K), ``part`` of the way on."""
         turned = np.stack([np.cos(2 * x[:, 4]), np.sin(2 * x[:, 4])]) / x[:, 2]
         cosine, sine = torch.from_numpy(turned.astype(np.float32))[..., None]
         parts = self.bank.parts(x[:, 0], x[:, 1])
         real, imaginary = parts[:, : self.bank.size], parts[:, self.bank.size :]
         amplitudes = torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], 1)
-        return torch.from_numpy(_lagrange(part).T.astype(np.float32))[:, :, None] * amplitudes
+        return (torch.from_numpy(_lagrange(part).astype(np.float32))[:, :, None] * amplitudes[:, None]).flatten(1)
 
-    def _node(self, node: int) -> Tensor:
-        """`pieces` as a tensor."""
-        return torch.from_numpy(self.pieces(node))
+    def _neighbours(self, node: int) -> Tensor:
+        """`pieces` of the nodes of a stencil that begins at ``node``, (STENCIL 2 K, window)."""
+        whole, part = divmod(node, SHIFTS)
+        begin = self.origin - whole
+        return self._longer[part : part + STENCIL].flatten(0, 1)[:, begin : begin + self.length]
 
 
 def _lagrange(u: Floats) -> Floats:

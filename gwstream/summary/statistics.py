@@ -18,7 +18,7 @@ def quantiles(x: Floats, weights: Floats, probabilities: tuple[float, ...]) -> F
     """
     kept = weights > 0
     x, weights = x[kept], weights[kept]
-    order = np.argsort(x, kind="stable")
+    order = np.argsort(x)
     cumulative = np.cumsum(weights[order])
     middle = (cumulative - 0.5 * weights[order]) / cumulative[-1]
     return np.asarray(np.interp(probabilities, middle, x[order]))
@@ -86,7 +86,7 @@ def _shortest_arc(x: Floats, weights: Floats, period: float, probability: float)
     """Ends of the shortest arc whose draws, those at the ends included, hold ``probability``."""
     kept = weights > 0
     x, weights = x[kept], weights[kept]
-    order = np.argsort(x, kind="stable")
+    order = np.argsort(x)
     twice = np.concatenate([x[order], x[order] + period])
     before = np.concatenate([[0.0], np.cumsum(np.tile(weights[order], 2))])
     first = np.arange(len(x))
