@@ -1,6 +1,6 @@
 """Squared norms of many waveforms of both phases, from the products of the few components that they are mixtures of.
 
-With h+ the real part and hx the imaginary part of sum_k c_k (p_k + i q_k)*, what is asked for are h+.h+, h+.hx and
+With h+ the real part and hx the imaginary part of sum_k c_k* (p_k + i q_k), what is asked for are h+.h+, h+.hx and
 hx.hx. They are linear in the products of components, and those of c that they are linear in are known beforehand: so
 they are two products of matrices. For A = p.p, B = p.q, D = q.q and c = a + i b,
 
