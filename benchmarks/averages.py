@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from drawings import COLOURS, panels
 
+from gwstream.cli.base import add_engine
 from gwstream.conditioning import whitening
 from gwstream.conditioning.psd import RunningPsd
 from gwstream.config import InferenceConfig
@@ -167,7 +168,7 @@ def main() -> None:
     parser.add_argument("--injections", type=int, default=300, help="a history (default: %(default)s)")
     parser.add_argument("--histories", type=int, nargs="+", default=HISTORIES, metavar="S", help="seconds")
     parser.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
-    common.add_engine(parser)
+    add_engine(parser)
     args = parser.parse_args()
     trial = Trial(args.seed, args.engine)
     head = ("history, averages", "noise", "degrees of freedom", "ln B - ln B known", "its sd", "filtered noise sd")

@@ -19,6 +19,7 @@ from drawings import bars
 from gwstream.calibration.ledger import Ledger, Report
 from gwstream.calibration.score import score
 from gwstream.calibration.shadow import Plan, Planned
+from gwstream.cli.base import add_engine
 from gwstream.conditioning import Conditioner
 from gwstream.config import CalibrationConfig, InferenceConfig, SummaryConfig
 from gwstream.inference import Inference, load_model
@@ -94,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--signals", type=int, default=1500, help="a row at most (default: %(default)s)")
     parser.add_argument("--fault", choices=list(FAULTS), action="append", help="only these rows")
-    common.add_engine(parser)
+    add_engine(parser)
     options = parser.parse_args()
     model = load_model(common.MODEL)
     inference = Inference(model, InferenceConfig(model=common.MODEL, engine=options.engine))

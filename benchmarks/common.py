@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import time
@@ -37,11 +36,6 @@ def machine(*others: str) -> str:
     names = ("gwstream", "torch", "numpy", "aiomqtt", "gwframe")
     versions = ", ".join(f"{name} {version(name)}" for name in (*names, *filter(_installed, others)))
     return f"{cpu}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}, {versions}"
-
-
-def add_engine(parser: argparse.ArgumentParser) -> None:
-    """The option of benchmarks whose figures must not depend on the engine."""
-    parser.add_argument("--engine", default="auto", help="as inference.engine of the settings (default: %(default)s)")
 
 
 def _installed(name: str) -> bool:

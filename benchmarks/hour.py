@@ -23,6 +23,7 @@ import common
 import numpy as np
 from drawings import COLOURS, panels
 
+from gwstream.cli.base import add_engine
 from gwstream.injection import Injection, write
 
 GPS = 1_400_000_000  # where simulated strain starts
@@ -171,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=3600, help="of strain (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
-    common.add_engine(parser)
+    add_engine(parser)
     args = parser.parse_args()
     injected = signals(args.seconds, args.seed)
     with tempfile.TemporaryDirectory(prefix="gwstream-hour-") as folder:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from drawings import bars
 
+from gwstream.cli.base import add_engine
 from gwstream.config import InferenceConfig, SummaryConfig
 from gwstream.inference import Inference, load_model
 from gwstream.prior import Prior
@@ -56,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=600, help="signals, each in two detectors")
     parser.add_argument("--seed", type=int, default=1)
-    common.add_engine(parser)
+    add_engine(parser)
     args = parser.parse_args()
     inference = Inference(load_model(default_model()), InferenceConfig(engine=args.engine))
     pairs = simulate(inference, args.pairs, args.seed)

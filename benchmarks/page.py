@@ -114,10 +114,8 @@ def main() -> None:
             f"browser, 3 detectors at 10 Hz, {what}: median {middle:.1f} ms, 95 % {high:.1f}, most {values.max():.1f}"
         )
     with panels(common.picture("page"), 2, (8.0, 3.4)) as axes:
-        for axis, values, what, colour in zip(
-            axes, (intervals, costs), ("between two", "of one"), COLOURS, strict=False
-        ):
-            axis.hist(values, bins=40, color=colour)
+        for axis, values, what in zip(axes, (intervals, costs), ("between two frames", "drawing one"), strict=True):
+            axis.hist(values, bins=40, color=COLOURS[0])
             axis.set(xlabel=f"{what}, ms", ylabel="frames")
     print(f"browser: {1000 / intervals.mean():.1f} frames a second, {len(intervals)} frames")
 

@@ -28,6 +28,11 @@ class HelpFormat(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=28)
 
 
+def add_engine(command: argparse.ArgumentParser) -> None:
+    """The option that chooses what runs the network."""
+    command.add_argument("--engine", default="auto", help="as inference.engine of the settings (default: %(default)s)")
+
+
 def add_command(
     commands: Commands, name: str, call: Callable[[argparse.Namespace], int], text: str, examples: str
 ) -> argparse.ArgumentParser:

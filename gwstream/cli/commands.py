@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gwstream.cli import asking, compiling, drawing, measuring, publishing, watching
-from gwstream.cli.base import Commands, add_command
+from gwstream.cli.base import Commands, add_command, add_engine
 from gwstream.cli.values import positive, seconds, whole_from
 from gwstream.errors import ConfigError
 
@@ -156,7 +156,7 @@ def _call_simulate(args: argparse.Namespace) -> int:
 
 def _stream_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", type=Path, help="model folder (default: the shipped models/bbh-1det)")
-    command.add_argument("--engine", default="auto", help="as inference.engine of the settings (default: %(default)s)")
+    add_engine(command)
     command.add_argument("--gate-snr", type=float, default=6.5, metavar="SNR", help="(default: %(default)s)")
     command.add_argument(
         "--speed", type=float, default=0.0, help="times real time; 0: as fast as possible (default: %(default)g)"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gwstream.cli.base import Commands, add_command
+from gwstream.cli.base import Commands, add_command, add_engine
 from gwstream.cli.values import positive, seconds, whole_from
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _plan_options(command: argparse.ArgumentParser, *, injections: int) -> None:
     )
     command.add_argument("--cache", type=Path, metavar="DIR", help="for exact posteriors (default: runs/exact)")
     command.add_argument("--jobs", type=whole_from(1), default=1, metavar="N", help="processes (default: %(default)s)")
-    command.add_argument("--engine", default="auto", help="as inference.engine of the settings (default: %(default)s)")
+    add_engine(command)
 
 
 def _plan(args: argparse.Namespace) -> Plan:

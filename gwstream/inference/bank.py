@@ -33,6 +33,14 @@ def grid_position(chirp: Floats) -> Floats:
     return np.asarray(chirp ** (-5.0 / 3.0))
 
 
+def both_phases(c: Complexes) -> Floats:
+    """Shares (2 N, 2 K) of the real components in waveforms of coefficients (N, K), then a quarter period later.
+
+    A quarter period later a waveform takes i c.
+    """
+    return np.concatenate([np.hstack([c.real, c.imag]), np.hstack([-c.imag, c.real])])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # compared and hashed by identity: it holds arrays
 class Bank:
     """``basis``: (K, bins) spectra in 1/Hz from ``first_bin`` on, ``delta_f`` Hz apart, orthonormal for the

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gwstream.inference.bank import Bank
+from gwstream.inference.bank import Bank, both_phases
 from gwstream.inference.likelihood import SHIFTS, Templates
 from gwstream.records import Floats
 from gwstream.waveforms import component_masses
@@ -80,9 +80,7 @@ def lag_nodes(rate: int, time_range: tuple[float, float]) -> np.ndarray[tuple[in
 @lru_cache(maxsize=4)
 def _mix(bank: Bank) -> Floats:
     """Real components' shares (2 N, 2 K) in either phase of the gate's templates: 0, then a quarter period later."""
-    c = bank.coefficients(*component_masses(*bank.gate.T))
-    # h(phase 0) takes c, a quarter period later i c
-    return np.concatenate([np.hstack([c.real, c.imag]), np.hstack([-c.imag, c.real])])
+    return both_phases(bank.coefficients(*component_masses(*bank.gate.T)))
 
 
 def _norms(series: Floats, count: int, length: int) -> Floats:

@@ -20,7 +20,7 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 from torch.nn import functional
 
-from gwstream.inference.bank import Bank
+from gwstream.inference.bank import Bank, both_phases
 from gwstream.inference.likelihood import SHIFTS, Templates
 from gwstream.inference.moments import CHIRPS, FINER, RATIOS, Grid, Ridge, measure
 from gwstream.inference.squares import Squares
@@ -58,11 +58,10 @@ def grid(bank: Bank, prior: Prior) -> Grid:
     limits = np.stack(prior.log_chirp_limits(ratios), axis=1)
     half = 0.5 * cells
     inside = (np.log(chirps) + half > limits[:, :1]) & (np.log(chirps) - half < limits[:, 1:])
-    c = bank.coefficients(mass_1, mass_2)[:, :COMPONENTS]
-    mix = np.concatenate([np.hstack([c.real, c.imag]), np.hstack([-c.imag, c.real])])
+    mix = torch.from_numpy(both_phases(bank.coefficients(mass_1, mass_2)[:, :COMPONENTS])).float()
     return Grid(
-        mix=torch.from_numpy(mix).float(),
-        squares=Squares.of(torch.from_numpy(mix).float()),
+        mix=mix,
+        squares=Squares.of(mix),
         log_chirp=torch.from_numpy(np.log(chirps)).float(),
         ratios=torch.from_numpy(ratios).float(),
         log_measure=torch.from_numpy(2 * np.log(mass_1) + np.log(np.tile(cells, RATIOS))).float(),
